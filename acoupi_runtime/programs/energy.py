@@ -1,0 +1,40 @@
+"""energy: records, and hears what is louder than its surroundings. Imports no celery, numpy or sounddevice."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, Field, model_validator
+
+from acoupi_runtime.configuration import Config
+from acoupi_runtime.programs.basic import BasicProgram
+from acoupi_runtime.programs.connected import ConnectedConfig
+
+
+class DetectionsConfig(Config):
+    """What counts as heard."""
+
+    threshold: float = Field(default=0.2, ge=0, le=1)
+    """Detections with a lower score are dropped."""
+    low_frequency: float = Field(default=1_000, ge=0)
+    """Hz; energy below it is not looked at."""
+    high_frequency: float = Field(default=150_000, gt=0)
+    """Hz; energy above it is not looked at."""
+
+    @model_validator(mode="after")
+    def _the_band_has_an_inside(self) -> DetectionsConfig:
+        if self.high_frequency <= self.low_frequency:
+            raise ValueError("high_frequency is above low_frequency")
+        return self
+
+
+class EnergyConfig(ConnectedConfig):
+    """The configuration of the energy program."""
+
+    detections: DetectionsConfig = DetectionsConfig()
+
+
+class Program(BasicProgram[EnergyConfig]):
+    """Record, detect, keep, and report."""
+
+    config_schema: ClassVar[type[BaseModel]] = EnergyConfig
