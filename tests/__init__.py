@@ -1,0 +1,1 @@
+"""The tests: pure tables first, then real servers on this machine, then real Debian sensors (`tests.sensors`)."""
