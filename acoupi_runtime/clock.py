@@ -1,81 +1,84 @@
-"""clock: what time it is, since when, and whether that can be believed. Reads the kernel; sets nothing.
+"""clock: the machine's clocks behind one small seam. Reads clocks and the system's word on them; sets nothing.
 
-The wall clock of a sensor may be wrong for hours and then jump. What must not jump follows CLOCK_BOOTTIME, which counts
-through suspend too and begins anew at each boot: a boot's id and its boottime are an instant that no clock step moves.
+`steady` never jumps: everything is scheduled and measured by it, and with the boot's id it is an instant that no clock
+step moves. `wall` may be wrong for hours and then jump, and is read only to say what time it is.
 """
 
 from __future__ import annotations
 
-import functools
+import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_STA_UNSYNC = 0x0040
-"""adjtimex(2): the kernel's clock is not synchronised."""
+_CLOCK_IS_UNSYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
+
+UNKNOWN_BOOT = "unknown"
+"""Where /proc hides the boot's id; nothing of such a boot is ever corrected."""
 
 
-@functools.cache
-def boot_id() -> str:
-    """The id of this boot; `unknown` where /proc hides it, and then nothing is ever taken to be of the same boot."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return "unknown"
+class Clock(Protocol):
+    """What is asked of time. A simulation implements this."""
 
+    boot_id: str
 
-def boottime() -> float:
-    """Seconds since boot, suspend included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def wall() -> float:
-    """Seconds since 1970, as the wall clock has it."""
-    return time.time()
-
-
-def synchronised() -> bool:
-    """Whether something keeps the wall clock right: timesyncd says so, or the kernel does (chrony, PTP)."""
-    return _TIMESYNC.exists() or _kernel_is_synchronised()
-
-
-def _kernel_is_synchronised() -> bool:
-    import ctypes
-
-    class Timex(ctypes.Structure):
-        # The head of struct timex; the rest is room that the kernel may fill.
-        _fields_ = (
-            ("modes", ctypes.c_uint),
-            ("offset", ctypes.c_long),
-            ("freq", ctypes.c_long),
-            ("maxerror", ctypes.c_long),
-            ("esterror", ctypes.c_long),
-            ("status", ctypes.c_int),
-            ("room", ctypes.c_byte * 256),
-        )
-
-    timex = Timex()  # modes=0: read only
-    answer: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    # -1 where the unit's system call filter refuses even reading (ProtectClock=yes): then only timesyncd can tell.
-    return answer >= 0 and not timex.status & _STA_UNSYNC
-
-
-class Clock:
-    """The clock, as something that can be handed over: tests hand over one that jumps."""
-
-    def boot_id(self) -> str:
-        """The id of this boot."""
-        return boot_id()
-
-    def boottime(self) -> float:
-        """Seconds since boot, suspend included."""
-        return boottime()
+    def steady(self) -> float:
+        """CLOCK_BOOTTIME, in s."""
 
     def wall(self) -> float:
-        """Seconds since 1970."""
-        return wall()
+        """Seconds since 1970, UTC."""
 
-    def synchronised(self) -> bool:
-        """Whether the wall clock is kept right."""
-        return synchronised()
+    def synced(self) -> bool:
+        """Whether the wall clock has been synchronised since the boot."""
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Return after some seconds, or as soon as `stop` is set."""
+
+
+def wall_offset(clock: Clock) -> float:
+    """What is added to the steady clock to get the wall clock, now."""
+    before = clock.steady()
+    wall = clock.wall()
+    return wall - (before + clock.steady()) / 2
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is; a constant where the kernel's word is hidden from us."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return UNKNOWN_BOOT
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def __init__(self) -> None:
+        self.boot_id = boot_id()
+
+    def steady(self) -> float:
+        """CLOCK_BOOTTIME, in s."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        """Seconds since 1970, UTC."""
+        return time.time()
+
+    def synced(self) -> bool:
+        """What systemd-timesyncd says; where another daemon keeps the time, what the kernel says."""
+        return _TIMESYNC.exists() or _kernel_says_synced()
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Return after some seconds, or as soon as `stop` is set."""
+        stop.wait(seconds)
+
+
+def _kernel_says_synced() -> bool:
+    import ctypes
+
+    # struct timex is smaller than this on every architecture; zeroed, it asks and sets nothing. In a unit with
+    # ProtectClock=yes the call is refused, which counts as not synchronised.
+    answer = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
+    return 0 <= int(answer) < _CLOCK_IS_UNSYNCHRONISED
