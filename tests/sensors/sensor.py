@@ -56,7 +56,7 @@ class Sensor:
 
     @property
     def root(self) -> Path:
-        """Its file system, as seen from here, whether it is running or not."""
+        """Its disk, as seen from here, whether it is on or off; without what it keeps in memory (/run, /tmp)."""
         return self.folder / "root"
 
     @property
@@ -161,16 +161,18 @@ class Sensor:
             *("--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             *(f"--network-namespace-path=/run/netns/{self._namespace}", "--boot"),
         ]
-        power = subprocess.Popen(
-            [HERE / "power.sh", self.folder, *groups, "--", *container],
-            env=os.environ | {"LC_ALL": "C", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "console.log").open("ab"),
-            start_new_session=True,
-        )
-        wait_until(lambda: pid.exists() or power.poll() is not None, 60, f"{self.name} to be switched on")
+        with (self.folder / "console.log").open("ab") as console:
+            subprocess.run(  # the power supply outlives us; the rig's cgroups are how it is found again
+                ["setsid", "--fork", HERE / "power.sh", self.folder, *groups, "--", *container],
+                env=os.environ | {"LC_ALL": "C", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                check=True,
+                timeout=60,
+            )
+        wait_until(pid.exists, 60, f"{self.name} to be switched on; its console says: {self.console()}")
 
     def wait_until_ready(self) -> str:
         """Wait until systemd has booted it, and return systemd's word: `running` or `degraded`."""

@@ -1,0 +1,116 @@
+"""The fixtures of all tests: real sensors (`rig`, `make_sensor`, `fleet`), a real Redis, a real SSH server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.sensors import ImageName, Rig, Sensor, why_not
+from tests.support import RedisServer, SshServer, running_redis, running_sshd, why_no_sshd
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Generator, Iterator
+
+SENSOR_TIMEOUT = 1500  # the first of them may build the image, on a machine that is busy with all other tests
+
+
+class MakeSensor(Protocol):
+    """Boots one more sensor, which lives until the last test of the module has ended."""
+
+    def __call__(self, image: ImageName = "full", mem: str | None = None) -> Sensor:
+        """Return it when it has booted; `mem` (512M) is its RAM."""
+
+
+class Fleet(Protocol):
+    """Runs our command line on the workstation, as its user would: from there only the sensors can be reached."""
+
+    def __call__(
+        self, *words: str | Path, cwd: Path | None = None, timeout: float = 900, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Return what it printed and its exit code."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups and pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what boots sensors, start it first and keep it in one worker: its sound has to be paced in real time."""
+    for item in items:
+        if _uses_sensors(item):
+            item.add_marker(pytest.mark.sensor)
+            item.add_marker(pytest.mark.xdist_group("sensors"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(SENSOR_TIMEOUT))
+    items.sort(key=lambda item: not _uses_sensors(item))
+
+
+def _uses_sensors(item: pytest.Item) -> bool:
+    return "rig" in getattr(item, "fixturenames", ()) or item.get_closest_marker("sensor") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of each sensor's journal where a test with sensors failed."""
+    report = yield
+    rig = getattr(item, "funcargs", {}).get("rig")
+    if report.failed and isinstance(rig, Rig):
+        for sensor in rig.sensors():
+            report.sections.append((f"journal of {sensor.name}", sensor.journal(lines=80)))
+    return report
+
+
+def _skip_unless_ci(reason: str) -> None:
+    """Skip where a person's machine cannot do it; where it must work, that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"this must not be skipped with CI=true: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """The workstation and the sensors of this worker."""
+    if (reason := why_not()) is not None:
+        _skip_unless_ci(reason)
+    with Rig.temporary() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def make_sensor(rig: Rig) -> Iterator[MakeSensor]:
+    """A factory of sensors that are removed when the module's tests have ended."""
+    made: list[Sensor] = []
+
+    def make(image: ImageName = "full", mem: str | None = None) -> Sensor:
+        made.extend(rig.add(1, image, mem))
+        return made[-1]
+
+    yield make
+    rig.take_away(made)
+
+
+@pytest.fixture(scope="session")
+def fleet(rig: Rig) -> Fleet:
+    """The command line of the workstation."""
+    return rig.fleet
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real redis-server on a unix socket of this test."""
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[SshServer]:
+    """A real OpenSSH server of this test, for the user who runs it, with a home directory of its own."""
+    if (reason := why_no_sshd()) is not None:
+        _skip_unless_ci(reason)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with running_sshd(folder) as server:
+        yield server
