@@ -25,13 +25,12 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+$-]{0,254}")
 _HOST_KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?|[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( .*)?")
 
 
-def resolve(name: str, variables: Mapping[str, Variable], folder: Path) -> Connection:
+def resolve(name: str, variables: Mapping[str, Variable]) -> Connection:
     """How the host is reached.
 
     Args:
         name: The host's name, which is its address where nothing else is said.
-        variables: Its merged variables.
-        folder: The inventory's; a relative `identity` starts there.
+        variables: Its merged variables. A relative `identity` starts at the folder of the file that names it.
 
     Raises:
         InventoryError: If a value cannot be what it should be.
@@ -41,12 +40,11 @@ def resolve(name: str, variables: Mapping[str, Variable], folder: Path) -> Conne
         cure = _CHECKS[key](text)
         if cure:
             raise _error(variables[key], cure)
-    identity = texts.get("identity")
     return Connection(
         address=texts.get("host", name),
         port=int(texts["port"]) if "port" in texts else None,
         user=texts.get("user"),
-        identity=folder / os.path.expanduser(identity) if identity else None,  # noqa: PTH111 - ~nobody is no error
+        identity=_file(variables["identity"], texts["identity"]) if "identity" in texts else None,
         host_key=texts.get("host_key"),
         sudo_password=SecretStr(texts["sudo_password"]) if "sudo_password" in texts else None,
         connect_timeout=float(texts.get("connect_timeout", DEFAULT_CONNECT_TIMEOUT)),
@@ -64,6 +62,10 @@ def _text(variable: Variable) -> str:
             variable, "'{{' is in it, and an inventory's values are never templates here; write the value itself"
         )
     return text
+
+
+def _file(variable: Variable, text: str) -> Path:
+    return variable.origin.path.parent / os.path.expanduser(text)  # noqa: PTH111 - Path's own raises for ~nobody
 
 
 def _error(variable: Variable, cure: str) -> InventoryError:

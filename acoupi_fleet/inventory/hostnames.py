@@ -60,8 +60,9 @@ def _split_port(word: str) -> tuple[str, int | None]:
     bracketed = _BRACKETED.fullmatch(word)
     if bracketed and _is_ipv6(bracketed[1]):
         return bracketed[1], _port(bracketed[2]) if bracketed[2] else None
-    if _RANGE.sub("", word).count(":") != 1:
-        return word, None  # no colon, or the colons of an IPv6 address
+    rest = _RANGE.sub("", word)
+    if rest.count(":") != 1 or "[" in rest:
+        return word, None  # no colon, the colons of an IPv6 address, or those of half a range
     pattern, _, port = word.rpartition(":")
     if "]" in port:
         return word, None

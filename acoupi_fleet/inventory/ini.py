@@ -10,6 +10,7 @@ import re
 import shlex
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from acoupi_fleet.errors import InventoryError
@@ -60,12 +61,12 @@ class Lines:
         return group
 
 
-def parse(text: str, file: str) -> Lines:
+def parse(text: str, path: Path) -> Lines:
     """Read an inventory.
 
     Args:
         text: The file's content.
-        file: Its name, for messages.
+        path: Where it comes from, for messages and for relative paths in it.
 
     Raises:
         InventoryError: At the first line that cannot be understood.
@@ -79,7 +80,7 @@ def parse(text: str, file: str) -> Lines:
         line = untrimmed.strip()
         if not line or line[0] in "#;":
             continue
-        origin = Origin(file, number)
+        origin = Origin(path, number)
         section = _SECTION.fullmatch(line)
         if section:
             group, kind = _open_section(lines, section[1], section[2] or "hosts", origin)

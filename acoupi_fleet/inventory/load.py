@@ -56,11 +56,11 @@ def load_inventory(path: Path) -> Inventory:
     """
     if path.suffix.lower() in _OTHER_FORMATS:
         raise InventoryError(f"{path}: only the INI format is read; write it as sensors.ini, a host a line")
-    lines = parse(_text(path), path.name)
+    lines = parse(_text(path), path)
     if not lines.hosts:
         raise InventoryError(f"{path}: it holds no host; write one a line, such as: lab1 host=192.168.1.20 user=pi")
     _refuse_unread(path.parent, {*lines.hosts, *lines.groups})
-    hosts, groups = merge(lines, path.parent)
+    hosts, groups = merge(lines)
     return Inventory(path, hosts, groups)
 
 

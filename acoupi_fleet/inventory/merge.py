@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 
 from pydantic import SecretStr
@@ -25,12 +24,11 @@ from acoupi_fleet.inventory.model import Host, Variable
 PRIORITY = "ansible_group_priority"
 
 
-def merge(lines: Lines, folder: Path) -> tuple[tuple[Host, ...], Mapping[str, tuple[str, ...]]]:
+def merge(lines: Lines) -> tuple[tuple[Host, ...], Mapping[str, tuple[str, ...]]]:
     """The hosts with all that holds for them, in the order of the file, and the names of each group's hosts.
 
     Args:
         lines: What the inventory says.
-        folder: Where it stands.
 
     Raises:
         InventoryError: If a group is not declared, or contains itself, or a host cannot be reached as it is described.
@@ -49,13 +47,13 @@ def merge(lines: Lines, folder: Path) -> tuple[tuple[Host, ...], Mapping[str, tu
     for name, host_lines in lines.hosts.items():
         direct = own[name] - {"all", "ungrouped"} or {"ungrouped"}
         ranked = [group for group in ranking if any(group in lineage[near] for near in direct)]
-        hosts.append(_host(name, host_lines, ranked, levels, folder))
+        hosts.append(_host(name, host_lines, ranked, levels))
         for above in ranked:
             members[above].append(name)
     return tuple(hosts), MappingProxyType({name: tuple(names) for name, names in sorted(members.items())})
 
 
-def _host(name: str, lines: HostLines, groups: list[str], levels: Mapping[str, Level], folder: Path) -> Host:
+def _host(name: str, lines: HostLines, groups: list[str], levels: Mapping[str, Level]) -> Host:
     merged: Level = {}
     for group in groups:
         merged = overlay(merged, levels[group])
@@ -63,7 +61,7 @@ def _host(name: str, lines: HostLines, groups: list[str], levels: Mapping[str, L
         merged = overlay(merged, level([lines.port]))
     merged = overlay(merged, level(lines.assignments))
     variables = {".".join(path): variable for path, variable in sorted(merged.items())}
-    reached = connection.resolve(name, variables, folder)
+    reached = connection.resolve(name, variables)
     if reached.sudo_password is not None:
         variables["sudo_password"] = _masked(variables["sudo_password"], reached.sudo_password)
     near_groups = tuple(group for group in groups if group != "all")
@@ -85,18 +83,19 @@ def _refuse_undeclared(lines: Lines) -> None:
             )
 
 
-def _parents(lines: Lines) -> dict[str, set[str]]:
-    parents: dict[str, set[str]] = {name: set() for name in lines.groups}
+def _parents(lines: Lines) -> dict[str, list[str]]:
+    # Lists, not sets: a circle is then always told from the same group on.
+    parents: dict[str, list[str]] = {name: [] for name in lines.groups}
     for group in lines.groups.values():
         for child in group.children:
-            parents[child].add(group.name)
+            parents[child].append(group.name)
     for name, above in parents.items():
         if not above and name != "all":
-            above.add("all")
+            above.append("all")
     return parents
 
 
-def _ranking(lines: Lines, parents: Mapping[str, set[str]]) -> list[str]:
+def _ranking(lines: Lines, parents: Mapping[str, list[str]]) -> list[str]:
     """All groups, the ones that win last."""
     try:
         order = list(TopologicalSorter(parents).static_order())
@@ -112,7 +111,7 @@ def _ranking(lines: Lines, parents: Mapping[str, set[str]]) -> list[str]:
     return sorted(order, key=lambda name: (depth[name], _priority(lines.groups[name]), name))
 
 
-def _with_ancestors(name: str, parents: Mapping[str, set[str]]) -> set[str]:
+def _with_ancestors(name: str, parents: Mapping[str, list[str]]) -> set[str]:
     found: set[str] = set()
     waiting = [name]
     while waiting:

@@ -13,15 +13,15 @@ DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; a sensor on a mobile link answers within a few, and one that is off should not hold up the others."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Origin:
-    """Where something stands in the inventory, as editors and people write it: `sensors.ini:12`."""
+    """Where something stands in the inventory; its text is what people write: `sensors.ini:12`."""
 
-    file: str
+    path: Path
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.path.name}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
