@@ -1,0 +1,383 @@
+"""recordings: deployments, and recordings from complete to final. Writes rows only: no file is touched here.
+
+A decision is stored before a file moves (`path` is where it belongs, `moving_from` where it may still be), so a crash
+between the two leaves something that the rescan can finish, and never something that nobody knows of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from acoupi_runtime.data import Capture, Deployment, Recording
+from acoupi_runtime.errors import DeploymentError, StoreError
+from acoupi_runtime.store.counters import count_in
+from acoupi_runtime.store.outbox import put_in
+from acoupi_runtime.store.outputs import add_outputs_in
+from acoupi_runtime.store.rows import (
+    DEPLOYMENT,
+    RECORDING,
+    Claim,
+    Known,
+    Move,
+    Outcome,
+    State,
+    deployment_from,
+    micros,
+    optional_path,
+    recording_from,
+)
+from acoupi_runtime.store.shelf import Shelf
+
+Order = Literal["oldest_first", "newest_first"]
+
+_INSERT = """
+INSERT INTO recording (id, deployment, created_on, duration, samplerate, audio_channels, time_expansion, boot_id,
+    boottime, clock_synced, capture, size, state, path)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'recorded', ?) ON CONFLICT (id) DO NOTHING"""
+
+_FREE = "(r.lease_until IS NULL OR r.lease_boot_id IS NOT :boot OR r.lease_until <= :now)"
+
+
+class Recordings(Shelf):
+    """The shelf of recordings."""
+
+    def current_deployment(self) -> Deployment | None:
+        """The deployment that has not ended, or None."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                f"SELECT {DEPLOYMENT} FROM deployment d WHERE d.ended_on IS NULL ORDER BY d.seq DESC"  # noqa: S608 - columns
+            ).fetchone()
+        return None if row is None else deployment_from(row)
+
+    def last_deployment(self) -> Deployment | None:
+        """The deployment that was started last, whether or not it has ended."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                f"SELECT {DEPLOYMENT} FROM deployment d ORDER BY d.seq DESC"  # noqa: S608 - columns
+            ).fetchone()
+        return None if row is None else deployment_from(row)
+
+    def start_deployment(self, deployment: Deployment) -> None:
+        """Store a deployment; started twice, it is there once.
+
+        Raises:
+            DeploymentError: If another one has not ended.
+        """
+        with self._database.writing() as connection:
+            row = connection.execute(
+                "SELECT name FROM deployment WHERE ended_on IS NULL AND id != ?", (deployment.id.bytes,)
+            ).fetchone()
+            if row:
+                raise DeploymentError(f"deployment {row[0]!r} has not ended; end it first")
+            _deployment_seq(connection, deployment, {})
+
+    def end_deployment(self, deployment_id: UUID, ended_on: datetime) -> None:
+        """End a deployment; one that has ended stays as it is.
+
+        Raises:
+            StoreError: If there is none of this id.
+        """
+        with self._database.writing() as connection:
+            done = connection.execute(
+                "UPDATE deployment SET ended_on = coalesce(ended_on, ?) WHERE id = ?",
+                (micros(ended_on), deployment_id.bytes),
+            )
+            if not done.rowcount:
+                raise StoreError(f"deployment {deployment_id}: there is none of this id; see `deployment status`")
+
+    def add_recording(self, recording: Recording, capture: Capture) -> bool:
+        """Store a completed recording; False if it is there already, which is then left as it is."""
+        return bool(self.add_recordings(((recording, capture),)))
+
+    def add_recordings(self, completed: Iterable[tuple[Recording, Capture]]) -> int:
+        """Store completed recordings in one transaction, and count what is wrong with them; how many are new."""
+        tally: Counter[str] = Counter()
+        deployments: dict[UUID, int] = {}
+        with self._database.writing() as connection:
+            for recording, capture in completed:
+                row = (
+                    recording.id.bytes,
+                    _deployment_seq(connection, recording.deployment, deployments),
+                    micros(recording.created_on),
+                    recording.duration,
+                    recording.samplerate,
+                    recording.audio_channels,
+                    recording.time_expansion,
+                    capture.boot_id,
+                    capture.boottime,
+                    capture.clock_synced,
+                    capture.model_dump_json(exclude_defaults=True),
+                    _size(recording.path),
+                    None if recording.path is None else str(recording.path),
+                )
+                if connection.execute(_INSERT, row).rowcount:
+                    tally.update(_noteworthy(capture))
+            count_in(connection, tally)
+        return tally["recordings"]
+
+    def get_recording(self, recording_id: UUID) -> Recording:
+        """A recording.
+
+        Raises:
+            StoreError: If there is none of this id.
+        """
+        with self._database.reading() as connection:
+            found = _claims(connection, "r.id = :id", {"id": recording_id.bytes}, 1)
+        if not found:
+            raise StoreError(f"recording {recording_id}: there is none of this id in {self._database.path}")
+        return found[0][1].recording
+
+    def claim(self, recording_id: UUID, *, owner: str, lease: float) -> Claim | None:
+        """Take one recording to work on; None if it is final, unknown, or somebody works on it."""
+        where = f"r.id = :id AND r.state = 'recorded' AND {_FREE}"
+        taken = self._claim(where, {"id": recording_id.bytes}, 1, owner, lease)
+        return taken[0] if taken else None
+
+    def claim_next(self, limit: int, order: Order, *, owner: str, lease: float) -> tuple[Claim, ...]:
+        """Take the next recordings that wait.
+
+        Args:
+            limit: How many at most.
+            order: Which come first.
+            owner: The process that works on them, as `lease_owners` will list it.
+            lease: Seconds after which others may try.
+        """
+        direction = "ASC" if order == "oldest_first" else "DESC"
+        where = f"r.state = 'recorded' AND {_FREE} ORDER BY r.created_on {direction}"
+        return self._claim(where, {}, limit, owner, lease)
+
+    def _claim(self, where: str, values: dict[str, object], limit: int, owner: str, lease: float) -> tuple[Claim, ...]:
+        boot, moment = self._clock.boot_id, self._clock.steady()
+        # Not durable: an attempt must be remembered when it kills this process, not when the power goes.
+        with self._database.writing(durable=False) as connection:
+            found = _claims(connection, where, {**values, "boot": boot, "now": moment}, limit)
+            connection.executemany(
+                "UPDATE recording SET attempts = attempts + 1, lease_owner = ?, lease_boot_id = ?, lease_until = ?"
+                " WHERE seq = ?",
+                [(owner, boot, moment + lease, seq) for seq, _ in found],
+            )
+        return tuple(claim for _, claim in found)
+
+    def lease_owners(self) -> frozenset[str]:
+        """The processes that hold leases of this boot."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT lease_owner FROM recording WHERE state = 'recorded' AND lease_owner IS NOT NULL"
+            )
+            return frozenset(owner for (owner,) in rows)
+
+    def release_leases(self, owner: str) -> None:
+        """Give back what a process held that is no more; its attempts stay counted."""
+        with self._database.writing(durable=False) as connection:
+            connection.execute(
+                "UPDATE recording SET lease_owner = NULL, lease_until = NULL"
+                " WHERE state = 'recorded' AND lease_owner = ?",
+                (owner,),
+            )
+
+    def failed(self, recording_id: UUID, reason: str, *, pause: float) -> None:
+        """Note why an attempt failed; nobody tries again before `pause` seconds."""
+        with self._database.writing(durable=False) as connection:
+            connection.execute(
+                "UPDATE recording SET reason = ?, lease_owner = NULL, lease_boot_id = ?, lease_until = ?"
+                " WHERE id = ? AND state = 'recorded'",
+                (reason, self._clock.boot_id, self._clock.steady() + pause, recording_id.bytes),
+            )
+
+    def finish(self, outcomes: Sequence[Outcome], messengers: Sequence[str]) -> tuple[Move, ...]:
+        """Store what was decided, in one transaction; what has a final state already is left out.
+
+        Args:
+            outcomes: What was decided.
+            messengers: The names of those that have to acknowledge the messages.
+
+        Returns:
+            The files that must follow now; the rescan finds those that do not.
+        """
+        moves = []
+        tally: Counter[str] = Counter()
+        with self._database.writing() as connection:
+            for outcome in outcomes:
+                source = outcome.recording.path
+                moving = source is not None and source != outcome.path and outcome.state is not State.MISSING
+                done = connection.execute(
+                    "UPDATE recording SET state = ?, path = ?, moving_from = ?, reason = ?, lease_owner = NULL,"
+                    " lease_until = NULL WHERE id = ? AND state = 'recorded' AND created_on = ? RETURNING seq",
+                    (
+                        outcome.state,
+                        None if outcome.path is None else str(outcome.path),
+                        str(source) if moving else None,
+                        outcome.reason,
+                        outcome.recording.id.bytes,
+                        micros(outcome.recording.created_on),
+                    ),
+                ).fetchone()
+                if done is None:
+                    # Final already, or its time was corrected meanwhile: then it is decided again, with that time.
+                    connection.execute(
+                        "UPDATE recording SET lease_until = NULL WHERE id = ? AND state = 'recorded'",
+                        (outcome.recording.id.bytes,),
+                    )
+                    continue
+                tally[outcome.state] += 1
+                add_outputs_in(connection, outcome.outputs, {outcome.recording.id: done[0]})
+                put_in(connection, outcome.messages, done[0], messengers)
+                if moving and source is not None:
+                    moves.append(Move(outcome.recording.id, source, outcome.path))
+            count_in(connection, tally)
+        return tuple(moves)
+
+    def moves(self, limit: int = 1000) -> tuple[Move, ...]:
+        """Files that may not have followed a decision yet, in the order of the decisions."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT id, moving_from, path FROM recording WHERE moving_from IS NOT NULL ORDER BY seq LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return tuple(Move(UUID(bytes=identity), Path(source), optional_path(path)) for identity, source, path in rows)
+
+    def settled(self, moved: Iterable[UUID], lost: Iterable[UUID] = ()) -> None:
+        """Note which files have followed, and which are nowhere. Stored lazily: looking again does no harm."""
+        with self._database.writing(durable=False) as connection:
+            connection.executemany(
+                "UPDATE recording SET moving_from = NULL WHERE id = ?", [(identity.bytes,) for identity in moved]
+            )
+            lost_ids = [(identity.bytes,) for identity in lost]
+            connection.executemany(
+                "UPDATE recording SET moving_from = NULL, path = NULL, state = 'missing', size = 0 WHERE id = ?",
+                lost_ids,
+            )
+            count_in(connection, {"missing": len(lost_ids)})
+
+    def reappeared(self, recording_id: UUID, path: Path) -> None:
+        """A file is where it should not be any more: it follows the decision once more, or waits for one again."""
+        with self._database.writing(durable=False) as connection:
+            connection.execute(
+                "UPDATE recording SET state = 'recorded', path = :path WHERE id = :id AND state = 'missing'",
+                {"path": str(path), "id": recording_id.bytes},
+            )
+            connection.execute(
+                "UPDATE recording SET moving_from = :path WHERE id = :id AND state != 'recorded' AND path IS NOT :path",
+                {"path": str(path), "id": recording_id.bytes},
+            )
+
+    def known(self, ids: Iterable[UUID]) -> dict[UUID, Known]:
+        """What the store knows of these recordings' files; unknown ones are left out."""
+        found = {}
+        with self._database.reading() as connection:
+            for identity in ids:
+                row = connection.execute(
+                    "SELECT state, path, moving_from IS NOT NULL FROM recording WHERE id = ?", (identity.bytes,)
+                ).fetchone()
+                if row:
+                    found[identity] = Known(State(row[0]), optional_path(row[1]), bool(row[2]))
+        return found
+
+    def backlog(self) -> int:
+        """How many recordings wait."""
+        with self._database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM recording WHERE state = 'recorded'").fetchone()[0])
+
+    def correct_times(self, boot: str, offset: float) -> tuple[UUID, ...]:
+        """Correct, once, the recordings of a boot whose clock was wrong when they were made.
+
+        Args:
+            boot: The boot whose wall clock is right by now.
+            offset: What is added to its boottime to get the wall clock.
+
+        Returns:
+            The recordings whose time was corrected.
+        """
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                "SELECT seq, id, created_on, boottime FROM recording"
+                " WHERE boot_id = ? AND clock_synced = 0 AND corrected_by IS NULL",
+                (boot,),
+            ).fetchall()
+            right = [round((boottime + offset) * 1e6) for _, _, _, boottime in rows]
+            connection.executemany(
+                "UPDATE recording SET created_on = ?, corrected_by = ? WHERE seq = ?",
+                [
+                    (corrected, (corrected - created_on) / 1e6, seq)
+                    for (seq, _, created_on, _), corrected in zip(rows, right, strict=True)
+                ],
+            )
+            count_in(connection, {"times_corrected": len(rows)})
+        return tuple(UUID(bytes=identity) for _, identity, _, _ in rows)
+
+    def unsynced(self, boot: str) -> int:
+        """How many recordings of a boot still have the time of a clock that was not synchronised."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM recording WHERE boot_id = ? AND clock_synced = 0 AND corrected_by IS NULL",
+                (boot,),
+            ).fetchone()
+        return int(row[0])
+
+
+def _claims(
+    connection: sqlite3.Connection, where: str, values: dict[str, object], limit: int
+) -> list[tuple[int, Claim]]:
+    rows = connection.execute(
+        f"SELECT r.seq, r.attempts, r.capture, {RECORDING}, {DEPLOYMENT}"  # noqa: S608 - ours
+        f" FROM recording r JOIN deployment d ON d.seq = r.deployment WHERE {where} LIMIT {limit:d}",
+        values,
+    )
+    deployments: dict[bytes, Deployment] = {}
+    found = []
+    for seq, attempts, capture, *rest in rows:
+        place: tuple[Any, ...] = tuple(rest[7:])
+        deployment = deployments.get(place[0]) or deployments.setdefault(place[0], deployment_from(place))
+        recording = recording_from(tuple(rest[:7]), deployment)
+        found.append((seq, Claim(recording, Capture.model_validate_json(capture), attempts + 1)))
+    return found
+
+
+def _deployment_seq(connection: sqlite3.Connection, deployment: Deployment, seen: dict[UUID, int]) -> int:
+    """The row of a deployment, which is made if it is not there: a store that is rebuilt learns it from recordings."""
+    seq = seen.get(deployment.id)
+    if seq is None:
+        key = deployment.id.bytes
+        row = connection.execute("SELECT seq FROM deployment WHERE id = ?", (key,)).fetchone()
+        if row is None:
+            row = connection.execute(
+                "INSERT INTO deployment (id, name, latitude, longitude, started_on, ended_on)"
+                " VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
+                (
+                    key,
+                    deployment.name,
+                    deployment.latitude,
+                    deployment.longitude,
+                    micros(deployment.started_on),
+                    None if deployment.ended_on is None else micros(deployment.ended_on),
+                ),
+            ).fetchone()
+        seq = seen[deployment.id] = int(row[0])
+    return seq
+
+
+def _size(path: Path | None) -> int:
+    with contextlib.suppress(OSError):
+        return 0 if path is None else path.stat().st_size
+    return 0
+
+
+def _noteworthy(capture: Capture) -> dict[str, int]:
+    """What a recording adds to the counters: a loss of sound is a figure that a person sees, never only a log line."""
+    facts = {
+        "recordings": 1,
+        "silent": int(capture.silent),
+        "clipped": int(capture.clipped > 0),
+        "truncated": int(capture.truncated),
+        "overflows": len(capture.overflows),
+        "frames_lost": sum(frames for _, frames in capture.overflows),
+        "clock_unsynced": int(not capture.clock_synced),
+    }
+    return {name: amount for name, amount in facts.items() if amount}

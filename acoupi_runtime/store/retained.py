@@ -1,0 +1,95 @@
+"""retained: which recordings may go, and rows that nobody needs any more. Writes rows only; the files follow."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from acoupi_runtime.store.counters import count_in
+from acoupi_runtime.store.rows import Move, micros
+from acoupi_runtime.store.shelf import Shelf
+
+
+class Retained(Shelf):
+    """The shelf of what takes room."""
+
+    def retained_bytes(self) -> int:
+        """Bytes of all files that the store knows of."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT coalesce(sum(size), 0) FROM recording WHERE state IN ('recorded', 'kept', 'quarantined')"
+            ).fetchone()
+        return int(row[0])
+
+    def let_go(
+        self,
+        limit: int,
+        reason: str,
+        *,
+        uploaded_only: bool,
+        before: datetime | None = None,
+        size: float = float("inf"),
+    ) -> tuple[Move, ...]:
+        """Decide that the oldest kept recordings go; their files are the caller's to delete.
+
+        Args:
+            limit: How many at most.
+            reason: What is stored with them, and counted as `deleted_<reason>`.
+            uploaded_only: Spare those that are nowhere else.
+            before: Only those made before.
+            size: Stop when this many bytes will be free.
+        """
+        moves = []
+        unsent = 0
+        where = "state = 'kept' AND moving_from IS NULL AND path IS NOT NULL"
+        where += " AND uploaded_on IS NOT NULL" if uploaded_only else ""
+        where += " AND created_on < :before" if before is not None else ""
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                "SELECT seq, id, path, size, uploaded_on FROM recording"  # noqa: S608 - clauses of ours
+                f" WHERE {where} ORDER BY created_on LIMIT :limit",
+                {"before": None if before is None else micros(before), "limit": limit},
+            ).fetchall()
+            freed = 0
+            for seq, identity, path, bytes_, uploaded_on in rows:
+                if freed >= size:
+                    break
+                freed += bytes_
+                unsent += uploaded_on is None
+                connection.execute(
+                    "UPDATE recording SET state = 'dropped', reason = ?, moving_from = path, path = NULL WHERE seq = ?",
+                    (reason, seq),
+                )
+                moves.append(Move(UUID(bytes=identity), Path(path), None))
+            count_in(connection, {f"deleted_{reason}": len(moves), "deleted_not_uploaded": unsent})
+        return tuple(moves)
+
+    def refile(self, recording_id: UUID, path: Path) -> Move | None:
+        """Decide that a kept recording's file belongs elsewhere; None if it is not a file at rest."""
+        with self._database.writing() as connection:
+            row = connection.execute(
+                "SELECT path FROM recording WHERE id = ? AND state = 'kept' AND moving_from IS NULL AND path IS NOT ?",
+                (recording_id.bytes, str(path)),
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE recording SET moving_from = path, path = ? WHERE id = ?", (str(path), recording_id.bytes)
+            )
+        return Move(recording_id, Path(row[0]), path)
+
+    def prune_recordings(self, before: datetime, limit: int) -> int:
+        """Forget recordings that have had no file for long; returns how many."""
+        with self._database.writing(durable=False) as connection:
+            return connection.execute(
+                "DELETE FROM recording WHERE seq IN (SELECT seq FROM recording"
+                " WHERE state IN ('dropped', 'missing') AND created_on < ? AND moving_from IS NULL LIMIT ?)",
+                (micros(before), limit),
+            ).rowcount
+
+    def tidy(self) -> None:
+        """Give pages that were freed back to the disk, some at a time, and keep the planner's figures fresh."""
+        with self._database.reading() as connection:
+            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            connection.execute("PRAGMA optimize")
