@@ -251,7 +251,10 @@ class _Reading:
                 continue  # what is wrong with this one has been told
             concerned = _concerned(keys, leaves)
             message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-            if problem["type"] == "missing":
+            holder = next((variable for variable in concerned if keys[: len(variable.path)] == variable.path), None)
+            if problem["type"] == "missing" and holder:
+                self._complain(holder, "it is missing; add it", keys)
+            elif problem["type"] == "missing":
                 self._complain_of_host(f"{'.'.join(keys)} is missing; write {'.'.join(keys)}=...")
             elif not concerned:  # a default that does not fit
                 self._complain_of_host(f"{'.'.join(keys)}: {message}")
