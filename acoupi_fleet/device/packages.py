@@ -1,0 +1,89 @@
+"""packages: what is missing comes from this device's own apt. Touches the system's packages, as root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from typing import Any
+
+from acoupi_fleet.device import system
+from acoupi_fleet.device.layout import Layout, Refusal
+
+APT = [
+    *("apt-get", "--yes", "--no-install-recommends", "--option", "DPkg::Lock::Timeout=300"),
+    *(
+        "--option",
+        "Dpkg::Options::=--force-confold",
+        "--option",
+        "Acquire::http::Timeout=20",
+        "--option",
+        "Acquire::Retries=1",
+    ),
+]
+BROKER = "redis-server"
+
+
+def install(call: Any, layout: Layout, names: list[str]) -> None:
+    """Install packages; Debian's own Redis, brought by us, neither starts now nor at the next boot."""
+    quiet = BROKER in names
+    if quiet:
+        # A mask in /run is gone after a reboot whatever happens to us, and keeps the package from starting its service.
+        system.must(system.systemctl(layout, "mask", "--runtime", BROKER + ".service"), "systemctl mask")
+    try:
+        said = apt(call, ["install", *names])
+        if said.code != 0:
+            call.say("progress", text="apt: reading the lists of packages")
+            apt(call, ["update"])
+            said = apt(call, ["install", *names])
+    finally:
+        if quiet:
+            system.systemctl(layout, "unmask", "--runtime", BROKER + ".service")
+    if said.code != 0:
+        words = " ".join(names)
+        raise Refusal(
+            f"missing packages: {words}; apt cannot install them here ({said.reason}); connect the sensor to the "
+            "internet and run again, "
+            "or set a proxy or mirror in /etc/apt on the sensor, or carry them there: `apt-get download` them "
+            "and what they need "
+            "elsewhere and `sudo apt-get install ./*.deb` on the sensor"
+        )
+    if quiet:
+        system.must(system.systemctl(layout, "disable", "--now", BROKER + ".service"), "systemctl disable")
+
+
+def apt(call: Any, words: list[str]) -> system.Answer:
+    """One call of apt-get whose progress is told as it happens."""
+    reading, writing = os.pipe()
+    env = dict(
+        os.environ,
+        DEBIAN_FRONTEND="noninteractive",
+        LC_ALL="C",
+        APT_LISTCHANGES_FRONTEND="none",
+        NEEDRESTART_SUSPEND="1",
+    )
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [*APT, "--option", f"APT::Status-Fd={writing}", *words],
+            env=env,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        last = ""
+        with os.fdopen(reading, encoding="utf-8", errors="replace") as status:
+            for line in status:
+                _, _, rest = line.partition(":")
+                _, _, rest = rest.partition(":")
+                percent, _, text = rest.strip().partition(":")
+                if text and text != last:
+                    last = text
+                    call.say("progress", text="apt: " + text, percent=float(percent or 0))
+        code = process.wait()
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").splitlines()
+    errors = [line[3:] for line in lines if line.startswith("E: ")]
+    return system.Answer(code, "\n".join(lines), "\n".join(errors[:1]))

@@ -1,0 +1,128 @@
+"""hostkeys: is this the machine that it should be? Reads known_hosts once; writes it only when a key is accepted.
+
+Fabric's own policy accepts any key, a changed one too. Each client is given the keys of its own host only: with all
+of them its work grows with the square of the fleet.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+
+from acoupi_fleet.errors import HostKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SSH_PORT = 22
+
+
+def fingerprint(key: Any) -> str:
+    """A key in the short form that OpenSSH shows."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+
+
+def known_name(address: str, port: int) -> str:
+    """How known_hosts names a server."""
+    return address if port == SSH_PORT else f"[{address}]:{port}"
+
+
+class HostKeys:
+    """The keys that this workstation trusts, read at the first question, shared by all hosts; any thread may ask."""
+
+    def __init__(self, files: Sequence[Path] | None = None) -> None:
+        """Remember the files; without any, those that OpenSSH reads. New keys are added to the first."""
+        self._files = tuple(files or (Path.home() / ".ssh/known_hosts", Path("/etc/ssh/ssh_known_hosts")))
+        self._guard = threading.Lock()
+        self._keys: Any = None
+        self._revoked: set[str] = set()
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The keys known under a name, by type."""
+        with self._guard:
+            if self._keys is None:
+                self._read()
+            return dict(self._keys.lookup(name) or {})
+
+    def is_revoked(self, key: Any) -> bool:
+        """Whether known_hosts says that this key must never be trusted again."""
+        return key.get_base64() in self._revoked
+
+    def add(self, name: str, key: Any) -> None:
+        """Trust a key from now on, as `ssh` does after a yes."""
+        path = self._files[0]
+        with self._guard:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(handle, "r+b") as stream:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                before = stream.read()
+                gap = b"" if not before or before.endswith(b"\n") else b"\n"
+                stream.write(gap + f"{name} {key.get_name()} {key.get_base64()}\n".encode())
+            self._keys.add(name, key.get_name(), key)
+
+    def _read(self) -> None:
+        keys = paramiko.HostKeys()
+        for path in self._files:
+            if path.is_file():
+                keys.load(str(path))
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                    match line.split():
+                        case ["@revoked", _, _, key, *_]:
+                            self._revoked.add(key)
+                        case _:
+                            pass
+        self._keys = keys
+
+
+class Pinned(paramiko.MissingHostKeyPolicy):
+    """The inventory names the key, in full or by its fingerprint: that one and no other."""
+
+    def __init__(self, wanted: str, where: str) -> None:
+        self._wanted = wanted
+        self._where = where
+
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+        """Compare what the server shows with what the inventory says."""
+        del client, hostname
+        words = self._wanted.split()
+        if self._wanted.rstrip("=") == fingerprint(key) or words[:2] == [key.get_name(), key.get_base64()]:
+            return
+        raise HostKeyError(
+            f"{self._where}: it shows the host key {fingerprint(key)} ({key.get_name()}), and the inventory's "
+            "host_key is another; "
+            "nothing was sent; find out why, and only then correct host_key"
+        )
+
+
+class Unknown(paramiko.MissingHostKeyPolicy):
+    """Nobody has vouched for this host's key: refused, or accepted this once and remembered, if that was asked for."""
+
+    def __init__(self, keys: HostKeys, name: str, where: str, accepted: Callable[[str], None] | None) -> None:
+        self._keys = keys
+        self._name = name
+        self._where = where
+        self._accepted = accepted
+
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+        """Refuse with the fingerprint, so that it can be compared; or remember the key and say so."""
+        del client, hostname
+        if self._keys.is_revoked(key):
+            raise HostKeyError(
+                f"{self._where}: its host key {fingerprint(key)} is revoked in known_hosts; nothing was sent"
+            )
+        if self._accepted is None:
+            raise HostKeyError(
+                f"{self._where}: its host key {fingerprint(key)} ({key.get_name()}) is not known here; nothing was "
+                "sent; "
+                "compare it with the sensor's own, then run with --accept-new or set host_key in the inventory"
+            )
+        self._keys.add(self._name, key)
+        self._accepted(f"new host key accepted: {self._name} {fingerprint(key)} ({key.get_name()})")

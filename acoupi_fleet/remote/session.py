@@ -1,0 +1,323 @@
+"""session: the conversation with the agent on a device, over one exec of one connection. Touches the network.
+
+The agent's text goes over first, then requests and answers; what the agent says while it works is passed on as it
+comes. A device that says nothing at all, not even that it lives, is given up.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from acoupi_fleet.device import wire
+from acoupi_fleet.errors import HostError, UnreachableError
+from acoupi_fleet.remote.connect import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from acoupi_fleet.desired import Scope
+    from acoupi_fleet.inventory import Host
+    from acoupi_fleet.remote.hostkeys import HostKeys
+
+SILENCE_SECONDS = 45.0
+PROMPT = "ACOUPI-PASSWORD:"
+OLDEST_AGENT_PYTHON = (3, 7)
+_NO_STATUS = -1
+_MOST_NOISE = 64 * 1024
+_MODULES = (
+    "__init__",
+    "wire",
+    "layout",
+    "files",
+    "system",
+    "health",
+    "facts",
+    "packages",
+    "environment",
+    "users",
+    "release",
+    "apply",
+    "run",
+    "status",
+    "restart",
+    "doctor",
+    "agent",
+)
+
+# Runs under any python3, so that an old one can say that it is old. Reads exactly what is announced: the rest is the
+# conversation.
+_BOOTSTRAP = (
+    "import sys,json,platform,struct,os;"
+    f"sys.stdout.write('\\n{wire.GREETING}'+json.dumps([list(sys.version_info[:3]),platform.machine(),struct.calcsize('P')*8,os.getuid()])+'\\n');"
+    "sys.stdout.flush();"
+    "exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+)
+_LOADER = """
+import sys, types
+for name in ("acoupi_fleet", "acoupi_fleet.device"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = []
+for name, text in MODULES:
+    module = types.ModuleType("acoupi_fleet.device." + name)
+    sys.modules[module.__name__] = module
+    setattr(sys.modules["acoupi_fleet.device"], name, module)
+    exec(compile(text, name + ".py", "exec"), module.__dict__)
+sys.modules["acoupi_fleet.device.agent"].main()
+"""
+
+
+class LinkLostError(HostError):
+    """The connection broke in the middle: what was asked for may or may not have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the device's Python says before anything is sent to it."""
+
+    python: tuple[int, int, int]
+    machine: str
+    bits: int
+    uid: int
+
+
+@cache
+def agent_source() -> bytes:
+    """The agent as one text, with its length before it."""
+    folder = resources.files("acoupi_fleet.device")
+    modules = [
+        (name, folder.joinpath(f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES if name != "__init__"
+    ]
+    text = f"MODULES = {json.dumps(modules)}\n{_LOADER}".encode()
+    return b"%d\n%s" % (len(text), text)
+
+
+def start_line(scope: Scope, *, password: bool) -> str:
+    """The one command line that is executed. Nothing in it depends on the inventory, and nothing in it is secret."""
+    python = f'"$p" -I -B -c {shlex.quote(_BOOTSTRAP)}'
+    if scope == "user":
+        line = f"p=$(command -v python3) || {{ echo ACOUPI-NO-PYTHON; exit 0; }}; exec {python}"
+    else:
+        sudo = f"sudo -S -p {PROMPT}" if password else "sudo -n"
+        line = (
+            "p=/usr/bin/python3; test -x $p || p=$(command -v python3) || { echo ACOUPI-NO-PYTHON; exit 0; }; "
+            f'test "$(id -u)" -eq 0 && exec {python}; '
+            "command -v sudo >/dev/null || { echo ACOUPI-NO-SUDO; exit 0; }; "
+            f"exec {sudo} -- {python}"
+        )
+    return f"exec sh -c {shlex.quote(line)}"
+
+
+class _Reader:
+    """A channel's stdout as a stream, with its stderr kept aside for the case that something goes wrong."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._rest = b""
+        self.stderr = b""
+
+    def read(self, size: int) -> bytes:
+        """What has come, at most so much; b"" when the other end is gone."""
+        self.drain()
+        if not self._rest:
+            self._rest = self._channel.recv(max(size, 1 << 16))
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def line(self) -> bytes | None:
+        """The next line, or None at the end."""
+        while b"\n" not in self._rest:
+            piece = self._channel.recv(1 << 16)
+            if not piece and not self._rest:
+                return None
+            self._rest += piece or b"\n"
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def drain(self) -> None:
+        """Keep the end of what came on stderr; unread, it would block the device one day."""
+        while self._channel.recv_stderr_ready():
+            piece = self._channel.recv_stderr(1 << 16)
+            if not piece:
+                break
+            self.stderr = (self.stderr + piece)[-_MOST_NOISE:]
+
+    def complaint(self) -> str:
+        """The last line on stderr."""
+        self.drain()
+        lines = [line for line in self.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+
+class Session:
+    """One conversation. It belongs to the thread that opened it."""
+
+    def __init__(self, channel: Any, where: str) -> None:
+        self._channel = channel
+        self._where = where
+        self._reader = _Reader(channel)
+        self.greeting: Greeting
+
+    def begin(self, password: str | None) -> None:
+        """Wait for the device's Python, refuse what is too old for the agent, send the agent."""
+        self.greeting = self._greet(password)
+        if self.greeting.python < OLDEST_AGENT_PYTHON:
+            version = ".".join(map(str, self.greeting.python))
+            raise HostError(
+                f"{self._where}: Python {version} is too old, 3.11 is needed; install Debian 12 or newer, or "
+                "Raspberry Pi OS of it"
+            )
+        self._channel.sendall(agent_source())
+
+    def ask(
+        self,
+        verb: str,
+        args: dict[str, Any],
+        *,
+        body: Callable[[], Iterable[bytes]] | None = None,
+        observe: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Any:
+        """One request and its answer.
+
+        Args:
+            verb: A name from the agent's table of verbs (`device/agent.py`).
+            args: What the verb takes, as JSON.
+            body: Gives what follows the request, once the device has said `go`.
+            observe: Called with each event as it comes.
+
+        Raises:
+            HostError: The device refuses; its text is the device's own line.
+            LinkLostError: The connection broke; what was asked for may or may not have happened.
+        """
+        self._send([wire.pack({"verb": verb, "args": args})])
+        while True:
+            message = self._next()
+            if "answer" in message:
+                return message["answer"]
+            if "refused" in message:
+                raise HostError(message["refused"])
+            if "broken" in message:
+                raise HostError(f"{self._where}: the agent failed at `{verb}`: {message['broken']}; please report this")
+            if message["event"] == "go" and body is not None:
+                self._send(body())
+            elif message["event"] != "alive" and observe is not None:
+                observe(message)
+
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        """Send, unless the device is gone: then what it said before it went is still to be read."""
+        try:
+            for piece in pieces:
+                self._channel.sendall(piece)
+        except TimeoutError:
+            raise self._lost("it takes nothing any more") from None
+        except OSError:
+            return
+
+    def _next(self) -> dict[str, Any]:
+        try:
+            message = wire.unpack(self._reader)
+        except TimeoutError:
+            raise self._lost(f"it said nothing for {SILENCE_SECONDS:g} s") from None
+        except (wire.LinkLostError, OSError) as error:
+            raise self._lost(str(error)) from None
+        if message is None:
+            raise self._lost(self._reader.complaint() if self._channel.exit_status_ready() else "")
+        return message
+
+    def _lost(self, why: str) -> LinkLostError:
+        reason = f" ({why})" if why else ""
+        return LinkLostError(f"{self._where}: the link was lost in the middle{reason}; outcome unknown; run again")
+
+    def _greet(self, password: str | None) -> Greeting:
+        """Read until the agent's Python greets; whatever a login shell prints before is passed over."""
+        noise = 0
+        asked = password is None
+        self._channel.settimeout(SILENCE_SECONDS)
+        while noise < _MOST_NOISE:
+            if not asked and self._prompted(1):
+                asked = True
+                self._channel.sendall(f"{password}\n".encode())
+                if self._prompted(2):
+                    raise HostError(f"{self._where}: sudo does not accept the password; correct sudo_password")
+            try:
+                said = self._reader.line()
+            except TimeoutError:
+                raise UnreachableError(
+                    f"{self._where}: the login works, but no command starts within {SILENCE_SECONDS:g} s; look at the "
+                    "sensor"
+                ) from None
+            if said is None:
+                raise self._never_greeted()
+            line = said.decode("utf-8", "replace")
+            if line.startswith(wire.GREETING):
+                version, machine, bits, uid = json.loads(line[len(wire.GREETING) :])
+                return Greeting(tuple(version), machine, bits, uid)
+            self._refuse(line)
+            noise += len(line) + 1
+        raise HostError(f"{self._where}: its login shell prints without end; look at its ~/.bashrc")
+
+    def _prompted(self, times: int) -> bool:
+        """Whether sudo has asked so often for a password, before the agent's Python has begun to speak."""
+        prompt = PROMPT.encode()
+        while not self._channel.recv_ready() and not self._channel.eof_received and not self._channel.closed:
+            if self._reader.stderr.count(prompt) >= times:
+                return True
+            self._reader.drain()
+            self._channel.status_event.wait(0.02)
+        return False
+
+    def _refuse(self, line: str) -> None:
+        """Turn what the command line says instead of a greeting into one clear line."""
+        if line == "ACOUPI-NO-PYTHON":
+            raise HostError(f"{self._where}: there is no python3; install it there: sudo apt-get install python3")
+        if line == "ACOUPI-NO-SUDO":
+            raise HostError(
+                f"{self._where}: there is no sudo; install it there, log in as root, or use systemd_scope=user"
+            )
+
+    def _never_greeted(self) -> HostError:
+        """Why the command ended before its Python said anything."""
+        if self._channel.recv_exit_status() == _NO_STATUS:
+            return UnreachableError(f"{self._where}: the link was lost before anything was sent; run again")
+        said = self._reader.complaint()
+        if "sudo" in said or "password" in said:
+            reason = said.removeprefix(PROMPT).strip().removeprefix("sudo: ")
+            return HostError(
+                f"{self._where}: sudo does not let us: {reason}; "
+                "set sudo_password, allow it without a password, or use systemd_scope=user"
+            )
+        return HostError(
+            f"{self._where}: no command can be run there: {said or 'the login shell ends at once'}; try `ssh` by hand"
+        )
+
+
+@contextmanager
+def converse(
+    host: Host,
+    scope: Scope,
+    *,
+    keys: HostKeys,
+    accepted: Callable[[str], None] | None = None,
+) -> Iterator[Session]:
+    """Open a conversation with a host's agent: as root for the system scope, as the login user for the user scope.
+
+    Args:
+        host: Whom to talk to.
+        scope: Decides whether sudo is used.
+        keys: The host keys that are trusted, read once for all hosts.
+        accepted: Accept an unknown host key, and call this with the line that says so; None refuses.
+    """
+    secret = host.connection.sudo_password
+    password = secret.get_secret_value() if secret is not None and scope == "system" else None
+    with connect(host.connection, keys, accepted) as transport:
+        channel = transport.open_session(timeout=host.connection.connect_timeout)
+        channel.exec_command(start_line(scope, password=password is not None))
+        session = Session(channel, host.connection.address)
+        session.begin(password)
+        yield session
+        channel.shutdown_write()
