@@ -54,6 +54,19 @@ def choose(wanted: str | None, devices: Sequence[Mapping[str, Any]]) -> tuple[in
     return found[0]
 
 
+def find(wanted: str | None) -> str:
+    """The full name of a capture device that is there now; it is not opened.
+
+    Raises:
+        DeviceError: If there is none, or several.
+    """
+    sd = _sounddevice()
+    try:
+        return choose(wanted, list(sd.query_devices()))[1]
+    except sd.PortAudioError as error:
+        raise DeviceUnavailableError(f"microphone: cannot be looked for ({error})") from error
+
+
 class Microphone:
     """A sound card, by part of its name: names are stable over a reboot, indices are not."""
 
