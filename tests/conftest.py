@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from packaging.markers import default_environment
 
+from acoupi_fleet.errors import HostError
+from acoupi_fleet.wheelhouse import Target, Wheelhouse, bundled_lock
 from tests.sensors import ImageName, Rig, Sensor, why_not
+from tests.sensors.rig import CACHE
 from tests.support import RedisServer, SshServer, running_redis, running_sshd, why_no_sshd
 
 if TYPE_CHECKING:
@@ -93,7 +99,25 @@ def make_sensor(rig: Rig) -> Iterator[MakeSensor]:
 
 
 @pytest.fixture(scope="session")
-def fleet(rig: Rig) -> Fleet:
+def wheels() -> Path:
+    """The workstation's cache, filled with the wheels for the sensors: there is no package index in their network."""
+    cache = CACHE / "acoupi-fleet" / "wheels"
+    markers = {key: str(value) for key, value in default_environment().items()}
+    markers |= {"python_version": "3.11", "python_full_version": "3.11.2", "implementation_version": "3.11.2"}
+    target = Target(machine=platform.machine(), glibc="2.36", markers=markers)
+    for pause in (5, 30, None):  # the package index may be busy for a minute
+        try:
+            Wheelhouse(bundled_lock(), cache).ensure(target)
+            break
+        except HostError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def fleet(rig: Rig, wheels: Path) -> Fleet:
     """The command line of the workstation."""
     return rig.fleet
 
