@@ -1,0 +1,248 @@
+"""init: a first inventory, from a person's answers and a look at each sensor. Writes one new file; asks devices."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from acoupi_fleet.configuration import configure_all
+from acoupi_fleet.errors import FleetError, UsageError
+from acoupi_fleet.inventory import Host, load_inventory
+
+KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+HEADER = """\
+# The sensors of this fleet, a line each. Written by acoupi-fleet init; from now on it is yours.
+# All settings: acoupi-fleet inventory --help, and docs/inventory.md
+"""
+
+
+class Asker(Protocol):
+    """Whoever answers: a person at a terminal, or a file of answers."""
+
+    def ask(self, question: str, default: str = "") -> str:
+        """One answer in one line; an empty one is the default. Raises UsageError when there are no more answers."""
+
+    def tell(self, text: str) -> None:
+        """Something to know before the next question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What a sensor shows before anything is trusted: its host key, and the fingerprint that a person compares."""
+
+    host_key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at a sensor gave that an inventory needs."""
+
+    microphones: tuple[str, ...]
+    zone: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Sensor:
+    """One host line in the making."""
+
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The line, its values quoted as the inventory's reader needs them."""
+        return " ".join([self.name, *(f"{key}={shlex.quote(value)}" for key, value in self.settings.items())])
+
+
+class Devices(Protocol):
+    """The two looks at a sensor; each raises a HostError with one clear line."""
+
+    def door(self, host: Host) -> Door:
+        """Its host key, before anything is sent to it."""
+
+    def look(self, host: Host) -> Found:
+        """What it is, once its key is trusted."""
+
+
+def interview(asker: Asker, devices: Devices, *, zone: str) -> str:
+    """The text of an inventory, from questions until no further sensor is wanted.
+
+    Args:
+        asker: Who answers.
+        devices: How sensors are looked at.
+        zone: The time zone that is offered.
+
+    Raises:
+        UsageError: If the answers end before the last question.
+    """
+    sensors: list[Sensor] = []
+    user = "pi"
+    while True:
+        sensor = _sensor(asker, devices, {each.name for each in sensors}, user)
+        user = sensor.settings["user"]
+        sensors.append(sensor)
+        if not _yes(asker, "Another sensor?"):
+            break
+    zone = _checked(asker, "Time zone of the sensors", zone, lambda answer: _complaint(_text([], answer)))
+    return _text(sensors, zone)
+
+
+def _sensor(asker: Asker, devices: Devices, taken: set[str], user: str) -> Sensor:
+    def free_name(answer: str) -> str | None:
+        return f"{answer} is taken already" if answer in taken else _complaint(_text([Sensor(answer)], "UTC"))
+
+    sensor = Sensor(_checked(asker, "Name of the sensor", f"sensor{len(taken) + 1}", free_name))
+    _setting(asker, sensor, "host", "Its address (a name or an IP)", f"{sensor.name}.local")
+    _setting(asker, sensor, "port", "Its SSH port", "22")
+    _setting(asker, sensor, "user", "User to log in as", user)
+    _setting(asker, sensor, "identity", "Private key file (- to use ssh-agent)", _default_key(), key_file)
+    _visit(asker, devices, sensor)
+    _setting(asker, sensor, "deployment.name", "Name of the place", sensor.name)
+    _setting(asker, sensor, "deployment.latitude", "Latitude in degrees north (- if not known)", "-")
+    if "deployment.latitude" in sensor.settings:
+        _setting(asker, sensor, "deployment.longitude", "Longitude in degrees east (- if not known)", "-")
+    return sensor
+
+
+def _visit(asker: Asker, devices: Devices, sensor: Sensor) -> None:
+    """Trust the host key, if the person does, and choose among the microphones that are there."""
+    found = Found((), "")
+    try:
+        door = devices.door(_host(sensor))
+        asker.tell(f"{sensor.name} shows the host key {door.fingerprint}")
+        asker.tell("Compare it with: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub, typed at the sensor itself.")
+        if _yes(asker, "Is it the sensor's own key?"):
+            sensor.settings["host_key"] = door.host_key
+            found = devices.look(_host(sensor))
+        else:
+            asker.tell("Then it is not trusted, and the sensor is not asked for its microphones.")
+    except FleetError as error:
+        asker.tell(f"{error}")
+        asker.tell("The line is written all the same; acoupi-fleet doctor tells when the sensor answers.")
+    for note in found.notes:
+        asker.tell(note)
+    if len(found.microphones) > 1:
+        for number, name in enumerate(found.microphones, 1):
+            asker.tell(f"  {number}  {name}")
+        numbers = {str(number): name for number, name in enumerate(found.microphones, 1)}
+        answer = _checked(
+            asker,
+            "Which microphone",
+            "1",
+            lambda answer: None if answer in numbers else f"{answer!r} is none of 1 to {len(numbers)}",
+        )
+        sensor.settings["program.microphone.device_name"] = numbers[answer]
+    elif found.microphones:
+        asker.tell(f"Its microphone: {found.microphones[0]}")
+        sensor.settings["program.microphone.device_name"] = found.microphones[0]
+    else:
+        _setting(
+            asker, sensor, "program.microphone.device_name", "Part of the microphone's name (- for the only one)", "-"
+        )
+
+
+def key_file(answer: str) -> str | None:
+    """Why this file cannot be a private key, or None."""
+    path = Path(answer).expanduser()
+    try:
+        first = path.read_text("ascii", errors="replace")[:100]
+    except OSError as error:
+        return f"{answer}: {(error.strerror or str(error)).lower()}"
+    if answer.endswith(".pub") or "PRIVATE KEY" not in first:
+        return f"{answer} is no private key; name the file beside it without .pub"
+    return None
+
+
+def _setting(
+    asker: Asker,
+    sensor: Sensor,
+    key: str,
+    question: str,
+    default: str,
+    also: Callable[[str], str | None] = lambda _: None,
+) -> None:
+    """Ask for one value until the inventory's own reader takes it; `-` leaves it out."""
+
+    def complaint(answer: str) -> str | None:
+        if answer == "-":
+            return None
+        trial = Sensor(sensor.name, {"deployment.name": "x", key: answer})
+        return also(answer) or _complaint(_text([trial], "UTC"))
+
+    answer = _checked(asker, question, default, complaint)
+    if answer != "-":
+        sensor.settings[key] = answer
+
+
+def _checked(asker: Asker, question: str, default: str, complaint: Callable[[str], str | None]) -> str:
+    while True:
+        answer = asker.ask(question, default).strip() or default
+        problem = complaint(answer)
+        if problem is None:
+            return answer
+        asker.tell(f"{problem}.")
+
+
+def _yes(asker: Asker, question: str) -> bool:
+    return asker.ask(f"{question} [y/N]").strip().lower() in {"y", "yes"}
+
+
+def _default_key() -> str:
+    return next((f"~/.ssh/{name}" for name in KEYS if (Path.home() / ".ssh" / name).is_file()), "-")
+
+
+def _text(sensors: list[Sensor], zone: str) -> str:
+    """The inventory; without sensors, one that is only good for a check of its other lines."""
+    lines = [sensor.line() for sensor in sensors] or ["sensor"]
+    shared: Mapping[str, str] = {"program": "default", "program.timezone": zone, "celery.timezone": zone}
+    variables = [f"{key}={value}" for key, value in shared.items()]
+    return "\n".join([HEADER, "[sensors]", *lines, "", "[sensors:vars]", *variables, ""])
+
+
+def _complaint(text: str) -> str | None:
+    """What the inventory's own reader says of a text, without the line number that nobody has seen yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sensors.ini"
+        path.write_text(text, encoding="utf-8")
+        try:
+            configure_all(load_inventory(path).hosts)
+        except FleetError as error:
+            return str(error).splitlines()[0].partition(": ")[2].rstrip(".") or str(error)
+    return None
+
+
+def _host(sensor: Sensor) -> Host:
+    """The host as the inventory's reader makes it of the line so far."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sensors.ini"
+        path.write_text(_text([sensor], "UTC"), encoding="utf-8")
+        return load_inventory(path).hosts[0]
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        UsageError: If it exists, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise exists(path) from None
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; name a file that can be written") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(handle)
+
+
+def exists(path: Path) -> UsageError:
+    """The refusal to overwrite, which is also said before the first question."""
+    return UsageError(f"{path}: it exists and is not overwritten; name another with --output")

@@ -1,0 +1,315 @@
+"""report: what a person, or a program behind a pipe, reads. Touches the terminal only; the one importer of rich.
+
+On a terminal what is under way stands at the bottom and goes when it is done; behind a pipe each line is written once,
+complete, and never wrapped. Results go to stdout, errors to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from acoupi_fleet.doctor import Examination, size
+from acoupi_fleet.errors import EXIT_INTERRUPTED, FleetError, UsageError
+from acoupi_fleet.provision import Event, Note, Result
+from acoupi_fleet.status import Look
+
+STYLES = {
+    "ok": "green",
+    "changed": "yellow",
+    "would change": "yellow",
+    "restarted": "green",
+    "skipped": "bright_black",
+    "unreachable": "red",
+    "failed": "red",
+    "warning": "magenta",
+    "well": "green",
+    "problem": "red",
+}
+WORD_WIDTH = max(map(len, STYLES))
+MOST_UNDER_WAY = 8
+"""Hosts that are shown while they are worked on; the others are counted."""
+FEW_CHANGES = 3
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+
+class Report:
+    """Everything that is shown in one run; any thread may call it."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self.verbose = verbose
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal that knows no `°` still gets its lines
+        options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+        self._out = Console(**options)
+        self._err = Console(stderr=True, **options)
+
+    def error(self, error: FleetError | str) -> None:
+        """What is wrong, each line of it marked."""
+        for line in str(error).splitlines():
+            self._err.print(Text.assemble(("error", "bold red"), f": {line}"))
+
+    def interrupted(self) -> None:
+        """Ctrl-C, in one line."""
+        self._err.print(
+            "interrupted: what a sensor had begun it sees through by itself; run the same again to see where it stands"
+        )
+
+    def line(self, text: str) -> None:
+        """Something to read."""
+        self._out.print(Text(text))
+
+    def json(self, value: Any) -> None:
+        """For a program."""
+        self._out.print(Text(json.dumps(value, indent=2, default=str)))
+
+    # --- provision, restart, check: lines as they come, then the recap ---
+
+    @contextmanager
+    def progress(self, hosts: Sequence[str], *, done_word: str = "changed") -> Iterator[Callable[[Event], None]]:
+        """Show events while they happen; the function that takes them is called by one thread at a time."""
+        width = max(map(cell_len, hosts), default=0)
+        board = _Board(hosts)
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Note):
+                board.note(event)
+                if event.kind == "warning":
+                    self._out.print(_line("warning", event.host, event.text, width))
+                elif self.verbose:
+                    self._out.print(_line("", event.host, event.text, width))
+            else:
+                board.finish(event.host)
+                for text in self._result(event, done_word, width):
+                    self._out.print(text)
+
+        if not self._out.is_terminal:
+            yield observe
+            return
+        with Live(board, console=self._out, transient=True, refresh_per_second=8):
+            yield observe
+
+    def _result(self, result: Result, done_word: str, width: int) -> Iterator[Text]:
+        seconds = f"{result.seconds:.1f} s"
+        if result.error is not None:
+            yield _line(result.status, result.host, result.error, width)
+        elif result.status != "changed":
+            yield _line(result.status, result.host, f"nothing to do ({seconds})", width)
+        elif not self.verbose and done_word == "changed" and len(result.changes) > FEW_CHANGES:
+            yield _line(done_word, result.host, f"{len(result.changes)} changes ({seconds}; -v lists them)", width)
+        else:
+            yield _line(done_word, result.host, f"{_count(len(result.changes), 'change')} ({seconds})", width)
+            for change in result.changes:
+                yield _line("", "", f"- {change}", width)
+
+    def recap(self, results: Sequence[Result]) -> None:
+        """One line a host, in the inventory's order; `changed` counts changes, the other words are 0 or 1."""
+        if any(result.exit_code == EXIT_INTERRUPTED for result in results):
+            self.interrupted()
+        width = max((cell_len(result.host) for result in results), default=0)
+        self._out.print()
+        for result in results:
+            counts = {
+                "ok": int(result.status in {"ok", "changed"}),
+                "changed": len(result.changes),
+                "unreachable": int(result.status == "unreachable"),
+                "failed": int(result.status == "failed"),
+                "skipped": int(result.status == "skipped"),
+            }
+            text = Text(f"{_pad(result.host, width)} :", STYLES[result.status])
+            for word, count in counts.items():
+                text.append(f" {word}={count}".ljust(len(word) + 4), STYLES[word] if count else "bright_black")
+            text.rstrip()
+            self._out.print(text)
+
+    def diff(self, host: str, lines: Sequence[str]) -> None:
+        """The text of what differs on a host, as `diff -u` shows it."""
+        styles = {"+": "green", "-": "red", "@": "cyan"}
+        self._out.print(Text(f"--- {host} ---", "bold"))
+        for line in lines:
+            self._out.print(Text(line, styles.get(line[:1], "")))
+
+    # --- status ---
+
+    def looks(self, looks: Sequence[Look]) -> None:
+        """One line a sensor, and below it a count when there are several."""
+        heads = ["SENSOR", "STATE", "RELEASE", "LAST RECORDING", "LEVEL", "FREE", "CLOCK", "BACKLOG", "NOTE"]
+        rows = [[Text(head, "bold") for head in heads], *map(_look_row, looks)]
+        known = [row for row in rows if len(row) == len(heads)]
+        widths = [max(cell_len(row[column].plain) for row in known) for column in range(len(heads) - 1)]
+        widths[:2] = [max(cell_len(row[column].plain) for row in rows) for column in (0, 1)]
+        for row in rows:
+            line = Text()
+            for cell, width in zip(row[:-1], widths, strict=False):
+                line.append_text(cell).append(" " * (width - cell_len(cell.plain) + 2))
+            note = row[-1]
+            if self._out.is_terminal and len(row) == len(heads) and cell_len(line.plain + note.plain) > self._out.width:
+                line.rstrip()
+                self._out.print(line)
+                line = Text(" " * (widths[0] + 2))
+                note = Text("") if note.plain == heads[-1] else note
+            line.append_text(note)
+            line.rstrip()
+            if line.plain:
+                self._out.print(line)
+        if len(looks) > 1:
+            counts = Counter(look.state for look in looks)
+            self._out.print(
+                Text(f"{len(looks)} sensors: " + ", ".join(f"{n} {state}" for state, n in counts.most_common()))
+            )
+
+    def looks_json(self, looks: Sequence[Look]) -> None:
+        """The same for a program: a list of objects, the units in the names' documentation."""
+        self.json([asdict(look) | {"health": look.health} for look in looks])
+
+    # --- doctor ---
+
+    def examinations(self, examinations: Sequence[Examination]) -> None:
+        """For each device what was found, one line each, with a mark for what needs a person."""
+        for number, examination in enumerate(examinations):
+            if number:
+                self._out.print()
+            self._out.print(Text(examination.host, "bold"))
+            width = max(cell_len(finding.subject) for finding in examination.findings)
+            for finding in examination.findings:
+                word = "ok" if finding.level == "well" else finding.level
+                line = Text("  ").append(word.ljust(len("problem")), STYLES[finding.level])
+                self._out.print(line.append(f"  {_pad(finding.subject, width)}  {finding.text}"))
+
+    def examinations_json(self, examinations: Sequence[Examination]) -> None:
+        """The same for a program."""
+        self.json([asdict(examination) | {"level": examination.level} for examination in examinations])
+
+
+class Talk:
+    """Questions and answers on stdin and stdout; the answers may come from a file."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def ask(self, question: str, default: str = "") -> str:
+        """One answer in one line."""
+        print(f"{question}{f' [{default}]' if default else ''}: ", end="", flush=True)  # noqa: T201 - input() writes to stderr at times
+        answer = sys.stdin.readline()
+        if not sys.stdin.isatty():
+            print()  # noqa: T201 - nobody has pressed Return
+        if not answer:
+            raise UsageError("the answers ended before the last question; nothing was written")
+        return answer.strip()
+
+    def tell(self, text: str) -> None:
+        """Something to know before the next question."""
+        self._report.line(text)
+
+
+class _Board:
+    """What is under way, drawn anew many times a second."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self._under_way = {host: Note(host, "progress", "connecting") for host in hosts}
+        self._spinner = Spinner("dots", style="cyan")
+        self._began = time.monotonic()
+        self._guard = threading.Lock()
+        self._total = len(hosts)
+
+    def note(self, note: Note) -> None:
+        """A host has come to something."""
+        with self._guard:
+            if note.host in self._under_way and note.kind != "warning":
+                self._under_way[note.host] = note
+
+    def finish(self, host: str) -> None:
+        """A host is done."""
+        with self._guard:
+            self._under_way.pop(host, None)
+
+    def __rich__(self) -> RenderableType:
+        with self._guard:
+            notes = sorted(self._under_way.values(), key=lambda note: note.text == "connecting")
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(no_wrap=True, overflow="ellipsis", style="bright_black")
+        for note in notes[:MOST_UNDER_WAY]:
+            percent = "" if note.percent is None else f" {note.percent:.0f} %"
+            table.add_row(self._spinner, note.host, note.text + percent)
+        others = f", {len(notes) - MOST_UNDER_WAY} more under way" if len(notes) > MOST_UNDER_WAY else ""
+        elapsed = time.monotonic() - self._began
+        foot = Text(f"{self._total - len(notes)} of {self._total} done, {elapsed:.0f} s{others}", "bright_black")
+        return Group(table, foot)
+
+
+def _line(word: str, host: str, text: str, width: int) -> Text:
+    line = Text(word.ljust(WORD_WIDTH), STYLES.get(word, ""))
+    return line.append(f"  {_pad(host, width)}  ", "bold").append(text)
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _look_row(look: Look) -> list[Text]:
+    style = STYLES["ok" if look.health == "well" else look.health]
+    head = [Text(look.host), Text(look.state, style)]
+    if look.release is None:
+        return [*head, Text(look.detail)]
+    notes = [look.detail, "unfinished recordings are in memory only" if look.memory_mode else ""]
+    notes.append("nobody sets its clock" if look.clock_synced is False else "")
+    return [
+        *head,
+        Text(look.release[:12]),
+        Text(_last(look)),
+        Text("-" if look.last_level is None else f"{look.last_level:.1f} dBFS"),
+        Text(_free(look)),
+        _clock(look.clock_offset),
+        Text("-" if look.backlog is None else str(look.backlog)),
+        Text("; ".join(filter(None, notes)), "" if look.health == "well" else style),
+    ]
+
+
+def _last(look: Look) -> str:
+    if look.last_age is None or look.last_duration is None:
+        return "none"
+    return f"{ago(look.last_age)}, {look.last_duration:.1f} s"
+
+
+def _free(look: Look) -> str:
+    if look.disk_free is None:
+        return "-"
+    days = look.days_left
+    return size(look.disk_free) + ("" if days is None else f", {days:.0f} days" if days >= 1 else ", less than a day")
+
+
+def _clock(offset: float | None) -> Text:
+    if offset is None:
+        return Text("-")
+    return Text("in step") if abs(offset) < 1 else Text(f"{offset:+.0f} s", STYLES["warning"])
+
+
+def ago(seconds: float) -> str:
+    """How long ago, in the unit in which a person thinks."""
+    if seconds < 0:
+        return f"{-seconds:.0f} s ahead"
+    for unit, length in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
