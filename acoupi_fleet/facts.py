@@ -82,7 +82,7 @@ class Facts:
         service_groups: That user's groups.
         prefix: Where everything of ours stands.
         home_path: ACOUPI_HOME.
-        run_path: Where live state belongs, or None where no systemd makes that folder.
+        run_path: Where live state belongs: a folder in memory that systemd makes.
         systemd: Whether there is a systemd to ask.
         linger: Whether services run without a login.
         missing_packages: Which of the wanted packages are not there.
@@ -109,7 +109,7 @@ class Facts:
     service_groups: frozenset[str]
     prefix: str
     home_path: str
-    run_path: str | None
+    run_path: str
     systemd: bool
     linger: bool
     missing_packages: tuple[str, ...]

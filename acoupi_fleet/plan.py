@@ -365,11 +365,7 @@ def _free_name(identity: str, taken: Mapping[str, object]) -> str:
 def _home(desired: Desired, facts: Facts) -> Iterator[Change]:
     """What is missing or wrong in ACOUPI_HOME."""
     wanted = {name: f"{facts.prefix}/current/home/{name}" for name in LINKS}
-    folders = list(FOLDERS)
-    if facts.run_path is None:
-        folders.append("run")
-    else:
-        wanted["run"] = facts.run_path
+    wanted["run"] = facts.run_path
     paths = {file.path for file in desired.files}
     links = [
         (name, target)
@@ -377,7 +373,7 @@ def _home(desired: Desired, facts: Facts) -> Iterator[Change]:
         if facts.home.get(name) is None or facts.home[name].to != target
         if name == "run" or f"home/{name}" in paths or any(path.startswith(f"home/{name}/") for path in paths)
     ]
-    wrong = [name for name in folders if not _right_folder(name, facts)]
+    wrong = [name for name in FOLDERS if not _right_folder(name, facts)]
     if wrong or links:
         yield MakeHome(tuple(wrong), tuple(links))
 
@@ -417,8 +413,8 @@ def _running(desired: Desired, facts: Facts, push: PushRelease | None, *, built:
     if added or removed or not boots:
         yield LinkUnits(names, added, removed)
     stale = any(state.get("NeedDaemonReload") == "yes" for state in facts.states.values())
-    unit_files_differ = push is not None and (facts.release is None or any("units/" in path for path in push.differing))
-    if added or removed or unit_files_differ or stale or facts.due is not None:
+    # systemd compares times: after a switch it wants to read even those units again whose bytes are the same.
+    if push is not None or added or removed or stale or facts.due is not None:
         yield Reload()
     asleep = [name for name in sorted(wanted) if facts.states.get(name, {}).get("ActiveState") != "active"]
     if push is not None or built or added or stale or asleep or facts.due is not None:

@@ -236,6 +236,7 @@ class _Journal:
     say: Callable[[Event], None]
     changes: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
     writing: bool = False
 
     def note(self, kind: Literal["change", "progress", "warning"], text: str, percent: float | None = None) -> None:
@@ -254,7 +255,8 @@ class _Journal:
         def hear(event: dict[str, Any]) -> None:
             match event:
                 case {"event": "step", "number": int(number)}:
-                    self.note("change", str(order[number]))
+                    self.begun.append(str(order[number]))
+                    self.note("change", self.begun[-1])
                 case {"event": "progress", "text": str(text), **rest}:
                     self.note("progress", text, rest.get("percent"))
                 case _:
@@ -263,7 +265,7 @@ class _Journal:
         return hear
 
     def failed(self, status: Status, error: FleetError, code: int) -> Result:
-        return Result(self.host, status, self.changes if self.writing else (), error=str(error), exit_code=code)
+        return Result(self.host, status, tuple(self.begun), error=str(error), exit_code=code)
 
     def timed(self, result: Result, seconds: float) -> Result:
         return Result(

@@ -14,7 +14,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from acoupi_fleet.device import apply, doctor, facts, restart, run, status, wire
+from acoupi_fleet.device import apply, doctor, facts, restart, run, status, texts, wire
 from acoupi_fleet.device.layout import Refusal
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[[Call], dict[str, Any]]] = {
     "status": status.status,
     "restart": restart.restart,
     "doctor": doctor.doctor,
+    "texts": texts.texts,
 }
 ALIVE_SECONDS = 5.0
 

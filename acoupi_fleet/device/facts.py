@@ -35,7 +35,7 @@ def facts(call: Any) -> dict[str, Any]:
         "service": service(layout),
         "prefix": str(layout.prefix),
         "home_path": str(layout.home),
-        "run_path": str(layout.run) if Path("/run/systemd/system").is_dir() else None,
+        "run_path": str(layout.run),
         "systemd": has_systemd(layout),
         "linger": layout.system or lingers(layout),
         "missing_packages": missing(asked["packages"]),

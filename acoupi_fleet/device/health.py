@@ -33,13 +33,17 @@ def wait(layout: Any, spec: dict[str, Any], call: Any) -> Health:
     """Look until all is well or the time is up. `spec`: `units`, `workers`, `seconds`, `require_sound`."""
     until = time.monotonic() + spec["seconds"]
     restarts = count_restarts(system.units(layout, spec["units"]))
+    told = ""
     while True:
         health = look(layout, spec)
         if not health.problems or time.monotonic() >= until:
             return health
         if count_restarts(system.units(layout, spec["units"])) >= restarts + CRASHES_THAT_SAY_ENOUGH:
             return health
-        call.say("progress", text="waiting: " + next(iter(health.problems.values())))
+        now = "waiting: " + next(iter(health.problems.values()))
+        if now != told:
+            told = now
+            call.say("progress", text=now)
         time.sleep(PAUSE_SECONDS)
 
 
