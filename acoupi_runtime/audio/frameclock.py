@@ -1,8 +1,8 @@
 """frameclock: which instant a frame is from. Pure arithmetic; reads no clock.
 
-A sound card's crystal is off by up to some 100 ppm: 8 s a day. Blocks arrive late by chance, but never early, so that
-the earliest of some seconds lies close to the truth; a line through these gives the card's true rate and the time of
-each frame. Where sound was lost, counting starts a new stretch.
+A sound card's crystal is off by up to some 100 ppm: 8 s a day. Single blocks are late by chance, and a few are said to
+be early. The lower quartile of some seconds lies close to the truth, and a line through that gives the card's true rate
+and the time of each frame. Where sound was lost, counting starts a new stretch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _BIN = 5.0
-"""Seconds out of which the earliest arrival counts."""
+"""Seconds out of which one arrival counts."""
 _BINS = 240
 _ENOUGH_FOR_A_LINE = 4
 _ENOUGH_FOR_A_RATE = 12
@@ -31,8 +31,8 @@ class _Stretch:
     first: int
     slope: float
     offset: float | None = None
-    earliest: tuple[int, float] | None = None
-    """Frame and lateness of the earliest arrival in the bin that is being filled."""
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """Lateness and frame of each arrival in the bin that is being filled."""
     bins: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -47,18 +47,14 @@ class FrameClock:
 
     def note(self, frame: int, boottime: float) -> None:
         """Frames up to `frame` had come in by then."""
+        arrivals = self._stretches[-1].arrivals
+        if arrivals and frame // self._bin_frames != arrivals[0][1] // self._bin_frames:
+            self._close_bin(self._stretches[-1])
         stretch = self._stretches[-1]
-        lateness = boottime - frame / self._nominal
-        if stretch.earliest is None:
-            stretch.earliest = (frame, lateness)
-        elif frame // self._bin_frames != stretch.earliest[0] // self._bin_frames:
-            self._close_bin(stretch)
-            self._stretches[-1].earliest = (frame, lateness)
-        elif lateness - stretch.slope * frame < stretch.earliest[1] - stretch.slope * stretch.earliest[0]:
-            stretch.earliest = (frame, lateness)
-        stretch = self._stretches[-1]
-        if len(stretch.bins) < _ENOUGH_FOR_A_LINE and stretch.earliest is not None:
-            seen = [*stretch.bins, stretch.earliest]
+        stretch.arrivals.append((boottime - frame / self._nominal, frame))
+        if len(stretch.bins) < _ENOUGH_FOR_A_LINE:
+            late, at = _typical(stretch.arrivals)
+            seen = [*stretch.bins, (at, late)]
             stretch.offset = min(late - stretch.slope * (at - stretch.first) for at, late in seen)
 
     def note_lost(self, frame: int) -> None:
@@ -110,8 +106,8 @@ class FrameClock:
         return round(1 / (1 / self._nominal + stretch.slope), 4)
 
     def _close_bin(self, stretch: _Stretch) -> None:
-        assert stretch.earliest is not None  # noqa: S101 - for the type checker
-        frame, lateness = stretch.earliest
+        lateness, frame = _typical(stretch.arrivals)
+        stretch.arrivals = []
         if len(stretch.bins) >= _ENOUGH_FOR_A_LINE and stretch.offset is not None:
             surprise = lateness - (stretch.offset + stretch.slope * (frame - stretch.first))
             if surprise > _JUMP:
@@ -122,14 +118,19 @@ class FrameClock:
                 return
             if surprise < -_HEAD_START:
                 stretch.bins.clear()
-        stretch.bins.append(stretch.earliest)
+        stretch.bins.append((frame, lateness))
         del stretch.bins[:-_BINS]
         if len(stretch.bins) >= _ENOUGH_FOR_A_LINE:
             stretch.slope, stretch.offset = _line(stretch.bins, stretch.first, _MOST_DRIFT / self._nominal)
 
 
+def _typical(arrivals: list[tuple[float, int]]) -> tuple[float, int]:
+    """Lateness and frame at the lower quartile: neither the odd early block nor a stall decides."""
+    return sorted(arrivals)[len(arrivals) // 4]
+
+
 def _line(bins: list[tuple[int, float]], first: int, steepest: float) -> tuple[float, float]:
-    """Slope and offset of the line through the earliest arrivals; bins in which none was in time do not count."""
+    """Slope and offset of the line through the bins; those in which nearly all was late do not count."""
     frames, lateness = (np.array(column, dtype=np.float64) for column in zip(*bins, strict=True))
     frames -= first
     base = lateness.min()

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from acoupi_runtime.audio.clock import Clock
 from acoupi_runtime.audio.ring import Ring
 from acoupi_runtime.configuration import MicrophoneConfig, RecordingConfig
 from acoupi_runtime.errors import DeviceConfigurationError, DeviceUnavailableError
 
 _LATENCY = 2.0
 """Seconds of sound that the sound card's own buffer is asked to hold, should Python not come to take it."""
-_MOST_DELAY = 10.0
+_LEAST_DELAY, _MOST_DELAY = -1.0, 10.0
+"""Seconds between which PortAudio's word on when a block was heard is believed."""
 _HARDWARE = "(hw:"
 
 
@@ -55,25 +55,28 @@ def choose(wanted: str | None, devices: Sequence[Mapping[str, Any]]) -> tuple[in
 
 
 def find(wanted: str | None) -> str:
-    """The full name of a capture device that is there now; it is not opened.
+    """The full name of the microphone that is meant, without opening it.
 
     Raises:
-        DeviceError: If there is none, or several.
+        DeviceUnavailableError: If it is not there.
+        DeviceConfigurationError: If the name is ambiguous.
     """
-    sd = _sounddevice()
+    return _choose_now(_sounddevice(), wanted)[1]
+
+
+def _choose_now(sd: ModuleType, wanted: str | None) -> tuple[int, str]:
     try:
-        return choose(wanted, list(sd.query_devices()))[1]
+        return choose(wanted, list(sd.query_devices()))
     except sd.PortAudioError as error:
-        raise DeviceUnavailableError(f"microphone: cannot be looked for ({error})") from error
+        raise DeviceUnavailableError(f"microphone: cannot be looked for ({error}); see to PortAudio") from error
 
 
 class Microphone:
     """A sound card, by part of its name: names are stable over a reboot, indices are not."""
 
-    def __init__(self, microphone: MicrophoneConfig, recording: RecordingConfig, clock: Clock) -> None:
+    def __init__(self, microphone: MicrophoneConfig, recording: RecordingConfig) -> None:
         self._microphone = microphone
         self._recording = recording
-        self._clock = clock
 
     def open(self, ring: Ring) -> _MicrophoneStream:
         """Open it and start to listen.
@@ -84,10 +87,7 @@ class Microphone:
         """
         sd = _sounddevice()
         wanted = self._microphone
-        try:
-            index, name = choose(wanted.device_name, list(sd.query_devices()))
-        except sd.PortAudioError as error:
-            raise DeviceUnavailableError(f"microphone: cannot be looked for ({error})") from error
+        index, name = _choose_now(sd, wanted.device_name)
         form = {
             "device": index,
             "samplerate": wanted.samplerate,
@@ -157,7 +157,7 @@ class _MicrophoneStream:
         delay = times.currentTime - times.inputBufferAdcTime - self._block_seconds
         self._ring.write(
             block,
-            time.clock_gettime(time.CLOCK_BOOTTIME) - (delay if 0 < delay < _MOST_DELAY else 0),
+            time.clock_gettime(time.CLOCK_BOOTTIME) - (delay if _LEAST_DELAY < delay < _MOST_DELAY else 0),
             overflow=bool(status.input_overflow),
         )
 

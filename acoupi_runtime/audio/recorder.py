@@ -16,7 +16,6 @@ from typing import Protocol
 
 import numpy as np
 
-from acoupi_runtime.audio.clock import Clock, SystemClock
 from acoupi_runtime.audio.cuts import ScheduledCuts, TriggeredCuts
 from acoupi_runtime.audio.lane import Lane
 from acoupi_runtime.audio.levels import Levels
@@ -25,6 +24,7 @@ from acoupi_runtime.audio.source import Source, Stream, open_source, ring_dtype
 from acoupi_runtime.audio.state import LastRecording, RecorderState, Situation, write_state
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.audio.trigger import LevelTrigger
+from acoupi_runtime.clock import Clock, SystemClock
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
 from acoupi_runtime.errors import AcoupiError, DeviceConfigurationError, DeviceError, DeviceUnavailableError
@@ -111,6 +111,7 @@ class Recorder:
         """
         with self._only_one():
             dead = 0
+            self._written = float("-inf")
             while not stop.is_set():
                 opened = self._look_for_microphone(stop, anew=dead > 0)
                 if opened is None:
@@ -139,6 +140,7 @@ class Recorder:
             except BlockingIOError:
                 raise AlreadyRecordingError(f"{path}: a recorder runs in this home already; stop it first") from None
             yield
+            self._home.recorder_file.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
 
@@ -194,6 +196,8 @@ class Recorder:
         self._levels = None
         levels = _Meter(recording.bits, microphone.audio_channels, self._trigger)
         last_heard = self._clock.steady()
+        self._written = float("-inf")
+        self._report("starting", "the microphone is open", (stream, tape))
         try:
             while True:
                 ending = stop.is_set()

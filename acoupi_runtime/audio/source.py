@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from acoupi_runtime.audio.clock import Clock
 from acoupi_runtime.audio.ring import Ring
+from acoupi_runtime.clock import Clock
 from acoupi_runtime.configuration import MicrophoneConfig, RecordingConfig
 
 FILE = "file:"
@@ -59,7 +59,7 @@ def open_source(microphone: MicrophoneConfig, recording: RecordingConfig, clock:
         return FileSource(name.removeprefix(FILE), microphone, recording, clock)
     from acoupi_runtime.audio.microphone import Microphone
 
-    return Microphone(microphone, recording, clock)
+    return Microphone(microphone, recording)
 
 
 def ring_dtype(bits: int) -> str:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from acoupi_runtime.audio.clock import SystemClock
-from acoupi_runtime.audio.clock import boot_id as this_boot
+from acoupi_runtime.clock import SystemClock
+from acoupi_runtime.clock import boot_id as this_boot
 from acoupi_runtime.data import Instant, Noun
 from acoupi_runtime.home import Home
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from acoupi_runtime.audio.clock import Clock, wall_offset
 from acoupi_runtime.audio.frameclock import FrameClock
 from acoupi_runtime.audio.ring import Ring
 from acoupi_runtime.audio.take import Moment
+from acoupi_runtime.clock import Clock, wall_offset
 
 _MOST_LOSSES = 10_000
 
