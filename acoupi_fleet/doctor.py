@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from acoupi_fleet.errors import FleetError, HostError, UsageError
+from acoupi_fleet.inventory import Host, load_inventory
+from acoupi_fleet.remote import HostKeys, converse
+from acoupi_fleet.render import PACKAGES
+from acoupi_fleet.status import Clock, scope_of
+
+UNITS = ("acoupi.target", "acoupi-redis.service", "acoupi-worker@.service", "acoupi-worker@recording.service")
 Level = Literal["well", "warning", "problem"]
 
 OLDEST_PYTHON = (3, 11)
@@ -50,6 +59,46 @@ class Examination:
         """The worst of its findings."""
         levels = {finding.level for finding in self.findings}
         return "problem" if "problem" in levels else "warning" if "warning" in levels else "well"
+
+
+def examine(host: Host, keys: HostKeys, accepted: Callable[[str], None] | None = None) -> Examination:
+    """Look at one device, with no right beyond a login.
+
+    Raises:
+        HostError: If it could not be asked; see `blind`.
+    """
+    clock, scope = Clock(), scope_of(host)
+    with converse(host, "user", keys=keys, accepted=accepted) as session:
+        question = {"scope": scope, "packages": list(PACKAGES), "units": list(UNITS)}
+        answer = session.ask("doctor", question, observe=clock.hear)
+    return Examination(host.name, judge(answer, scope=scope, clock_offset=clock.offset or 0.0), answer)
+
+
+def blind(host: Host, error: HostError) -> Examination:
+    """What is known of a device that could not be asked."""
+    return Examination(host.name, (Finding("problem", "connection", str(error)),), {})
+
+
+def single(word: str, identity: Path | None) -> Host:
+    """The host that `user@address:port` means.
+
+    Raises:
+        UsageError: If it means none.
+    """
+    user, at, address = word.rpartition("@")
+    line = f"{address} user={user}" if at else address
+    if identity is not None:
+        line += f" identity='{identity.expanduser().absolute()}'"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "host.ini"
+        path.write_text(f"{line}\n", encoding="utf-8")
+        try:
+            hosts = load_inventory(path).hosts
+        except FleetError as error:
+            raise UsageError(f"{word}: {str(error).partition(': ')[2]}") from None
+    if len(hosts) != 1:
+        raise UsageError(f"{word}: it means {len(hosts)} hosts; name one, or an inventory")
+    return hosts[0]
 
 
 def judge(answer: Mapping[str, Any], *, scope: str, clock_offset: float) -> tuple[Finding, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from acoupi_fleet.configuration import configure_all
-from acoupi_fleet.errors import FleetError, UsageError
+from acoupi_fleet.doctor import examine
+from acoupi_fleet.errors import FleetError, HostKeyError, UsageError
 from acoupi_fleet.inventory import Host, load_inventory
+from acoupi_fleet.remote import HostKeys, converse
 
 KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 HEADER = """\
@@ -68,6 +73,36 @@ class Devices(Protocol):
 
     def look(self, host: Host) -> Found:
         """What it is, once its key is trusted."""
+
+
+class RealDevices:
+    """Sensors, asked over SSH. Keys that are not trusted yet are kept in a folder of the moment, not in known_hosts."""
+
+    def door(self, host: Host) -> Door:
+        """Shake hands and stop there: nothing is sent."""
+        with tempfile.TemporaryDirectory() as folder:
+            shown = Path(folder) / "known_hosts"
+            with suppress(_SeenError), converse(host, "user", keys=HostKeys([shown]), accepted=_stop):
+                pass
+            _, kind, key = shown.read_text(encoding="utf-8").split()[:3]
+        digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
+        return Door(f"{kind} {key}", f"SHA256:{digest} ({kind})")
+
+    def look(self, host: Host) -> Found:
+        """Its microphones by the names that PortAudio shows, and what a person should know before provisioning."""
+        examination = examine(host, HostKeys([Path(os.devnull)]))
+        answer = examination.answer
+        names = [*(card["name"] for card in answer["cards"]), *answer["pcms"]]
+        notes = [f"{each.subject}: {each.text}" for each in examination.findings if each.level != "well"]
+        return Found(tuple(names), answer["clock"]["zone"], tuple(notes))
+
+
+class _SeenError(HostKeyError):
+    """The handshake has gone as far as it should."""
+
+
+def _stop(line: str) -> None:
+    raise _SeenError(line)
 
 
 def interview(asker: Asker, devices: Devices, *, zone: str) -> str:

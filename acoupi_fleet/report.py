@@ -81,8 +81,18 @@ class Report:
     # --- provision, restart, check: lines as they come, then the recap ---
 
     @contextmanager
-    def progress(self, hosts: Sequence[str], *, done_word: str = "changed") -> Iterator[Callable[[Event], None]]:
-        """Show events while they happen; the function that takes them is called by one thread at a time."""
+    def waiting(self, hosts: Sequence[str]) -> Iterator[Callable[[str], None]]:
+        """Show who is being asked; the function is called with each host that has answered."""
+        board = _Board(hosts)
+        with self._live(board):
+            yield board.finish
+
+    @contextmanager
+    def progress(
+        self, hosts: Sequence[str], *, done_word: str = "changed", checking: bool = False
+    ) -> Iterator[Callable[[Event], None]]:
+        """Show events while they happen; any thread may call the function that takes them."""
+        word = "would change" if checking else done_word
         width = max(map(cell_len, hosts), default=0)
         board = _Board(hosts)
 
@@ -95,14 +105,18 @@ class Report:
                     self._out.print(_line("", event.host, event.text, width))
             else:
                 board.finish(event.host)
-                for text in self._result(event, done_word, width):
-                    self._out.print(text)
+                self._out.print(Text("\n").join(self._result(event, word, width)))
 
-        if not self._out.is_terminal:
+        with self._live(board):
             yield observe
+
+    @contextmanager
+    def _live(self, board: _Board) -> Iterator[None]:
+        if not self._out.is_terminal:
+            yield
             return
         with Live(board, console=self._out, transient=True, refresh_per_second=8):
-            yield observe
+            yield
 
     def _result(self, result: Result, done_word: str, width: int) -> Iterator[Text]:
         seconds = f"{result.seconds:.1f} s"

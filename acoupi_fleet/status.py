@@ -71,6 +71,8 @@ class Look:
         clock_synced: Whether the device says that its clock is set by somebody.
         backlog: Recordings and messages that wait to be worked on.
         memory_mode: Whether unfinished recordings are only in memory.
+        last_recording: What the device says of its last recording, for programs.
+        recorder: The recorder's live state as the device says it, for programs.
     """
 
     host: str
@@ -89,6 +91,8 @@ class Look:
     clock_synced: bool | None = None
     backlog: int | None = None
     memory_mode: bool = False
+    last_recording: Mapping[str, Any] | None = None
+    recorder: Mapping[str, Any] | None = None
 
     @property
     def health(self) -> Health:
@@ -157,6 +161,8 @@ def judge(name: str, answer: Mapping[str, Any], *, clock_offset: float | None) -
         clock_synced=(runtime.get("clock") or {}).get("synced"),
         backlog=_backlog(runtime.get("store")),
         memory_mode=bool(recorder.get("memory_mode")),
+        last_recording=last or None,
+        recorder=recorder or None,
     )
 
 

@@ -47,6 +47,7 @@ _MODULES = (
     "status",
     "restart",
     "doctor",
+    "texts",
     "agent",
 )
 
