@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel
 
 from acoupi_runtime.configuration import BasicConfig, SavingConfig
 from acoupi_runtime.programs.basic import BasicProgram
+
+if TYPE_CHECKING:
+    from acoupi_runtime.tasks.pipeline import Pipeline
 
 
 class DefaultConfig(BasicConfig):
@@ -17,7 +21,22 @@ class DefaultConfig(BasicConfig):
     """Which recordings are kept; without it, all."""
 
 
-class Program(BasicProgram[DefaultConfig]):
+D = TypeVar("D", bound=DefaultConfig)
+
+
+class SavingProgram(BasicProgram[D]):
+    """Keeps what its filters keep."""
+
+    def pipeline(self, config: D) -> Pipeline:
+        """What the basic program does, and the filters that the configuration asks for."""
+        from acoupi_runtime.components.saving import saving_filters
+
+        return replace(
+            super().pipeline(config), saving_filters=saving_filters(config.recording_saving, config.timezone)
+        )
+
+
+class Program(SavingProgram[DefaultConfig]):
     """Record, and keep."""
 
     config_schema: ClassVar[type[BaseModel]] = DefaultConfig

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
 
 from acoupi_runtime.configuration import Config
-from acoupi_runtime.programs.basic import BasicProgram
-from acoupi_runtime.programs.connected import ConnectedConfig
+from acoupi_runtime.programs.connected import ConnectedConfig, MessagingProgram
+
+if TYPE_CHECKING:
+    from acoupi_runtime.tasks.pipeline import Pipeline
 
 
 class DetectionsConfig(Config):
@@ -34,7 +37,20 @@ class EnergyConfig(ConnectedConfig):
     detections: DetectionsConfig = DetectionsConfig()
 
 
-class Program(BasicProgram[EnergyConfig]):
+class Program(MessagingProgram[EnergyConfig]):
     """Record, detect, keep, and report."""
 
     config_schema: ClassVar[type[BaseModel]] = EnergyConfig
+
+    def pipeline(self, config: EnergyConfig) -> Pipeline:
+        """What the connected program does, and the detector."""
+        from acoupi_runtime.components.energy import EnergyDetector
+        from acoupi_runtime.components.messages import DetectionMessageBuilder, ThresholdDetectionCleaner
+
+        heard = config.detections
+        return replace(
+            super().pipeline(config),
+            model=EnergyDetector(heard.low_frequency, heard.high_frequency),
+            cleaners=(ThresholdDetectionCleaner(heard.threshold),),
+            message_builders=(DetectionMessageBuilder(),),
+        )

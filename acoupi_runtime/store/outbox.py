@@ -119,28 +119,6 @@ class Outbox(Shelf):
             sent = sum(attempt.response.status is ResponseStatus.SUCCESS for attempt in attempts)
             count_in(connection, {"messages_sent": sent, "messages_failed": len(attempts) - sent})
 
-    def message_recordings(self, recordings: Iterable[UUID]) -> tuple[UUID, ...]:
-        """Those of the recordings that have messages which nobody has acknowledged yet."""
-        with self._database.reading() as connection:
-            return tuple(
-                identity
-                for identity in recordings
-                if connection.execute(
-                    "SELECT 1 FROM message m JOIN recording r ON r.seq = m.recording WHERE r.id = ? AND NOT EXISTS"
-                    " (SELECT 1 FROM delivery d WHERE d.message = m.seq AND d.acknowledged_on IS NOT NULL) LIMIT 1",
-                    (identity.bytes,),
-                ).fetchone()
-            )
-
-    def rewrite_messages(self, messages: Iterable[Message]) -> None:
-        """Give messages that nobody has acknowledged yet another content; others stay as they were sent."""
-        with self._database.writing() as connection:
-            connection.executemany(
-                "UPDATE message SET content = ? WHERE id = ? AND NOT EXISTS"
-                " (SELECT 1 FROM delivery d WHERE d.message = message.seq AND d.acknowledged_on IS NOT NULL)",
-                [(message.content, message.id.bytes) for message in messages],
-            )
-
     def outbox(self) -> dict[str, int]:
         """How many messages wait, for each messenger."""
         with self._database.reading() as connection:
@@ -202,6 +180,15 @@ def put_in(
             connection.executemany(
                 "INSERT INTO delivery (message, messenger) VALUES (?, ?)", [(row[0], name) for name in messengers]
             )
+
+
+def rewrite_in(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
+    """Give messages that nobody has acknowledged yet another content, within a transaction."""
+    connection.executemany(
+        "UPDATE message SET content = ? WHERE id = ? AND NOT EXISTS"
+        " (SELECT 1 FROM delivery d WHERE d.message = message.seq AND d.acknowledged_on IS NOT NULL)",
+        [(message.content, message.id.bytes) for message in messages],
+    )
 
 
 def _mark_uploaded(connection: sqlite3.Connection, message: int) -> None:

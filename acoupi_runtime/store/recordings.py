@@ -18,16 +18,18 @@ from uuid import UUID
 from acoupi_runtime.data import Capture, Deployment, Recording
 from acoupi_runtime.errors import DeploymentError, StoreError
 from acoupi_runtime.store.counters import count_in
-from acoupi_runtime.store.outbox import put_in
+from acoupi_runtime.store.outbox import put_in, rewrite_in
 from acoupi_runtime.store.outputs import add_outputs_in
 from acoupi_runtime.store.rows import (
     DEPLOYMENT,
     RECORDING,
     Claim,
+    Correction,
     Known,
     Move,
     Outcome,
     State,
+    Unsynced,
     deployment_from,
     micros,
     optional_path,
@@ -191,6 +193,15 @@ class Recordings(Shelf):
                 (reason, self._clock.boot_id, self._clock.steady() + pause, recording_id.bytes),
             )
 
+    def give_back(self, claims: Iterable[Claim]) -> None:
+        """Undo claims whose work could not be stored: that was not the recordings' fault."""
+        with self._database.writing(durable=False) as connection:
+            connection.executemany(
+                "UPDATE recording SET attempts = attempts - 1, lease_owner = NULL, lease_until = NULL"
+                " WHERE id = ? AND state = 'recorded' AND attempts > 0",
+                [(claim.recording.id.bytes,) for claim in claims],
+            )
+
     def finish(self, outcomes: Sequence[Outcome], messengers: Sequence[str]) -> tuple[Move, ...]:
         """Store what was decided, in one transaction; what has a final state already is left out.
 
@@ -243,18 +254,20 @@ class Recordings(Shelf):
             ).fetchall()
         return tuple(Move(UUID(bytes=identity), Path(source), optional_path(path)) for identity, source, path in rows)
 
-    def settled(self, moved: Iterable[UUID], lost: Iterable[UUID] = ()) -> None:
+    def settled(self, moved: Iterable[Move], lost: Iterable[Move] = ()) -> None:
         """Note which files have followed, and which are nowhere. Stored lazily: looking again does no harm."""
+        same = "moving_from = :source AND path IS :target AND id = :id"  # else it was decided anew meanwhile
         with self._database.writing(durable=False) as connection:
             connection.executemany(
-                "UPDATE recording SET moving_from = NULL WHERE id = ?", [(identity.bytes,) for identity in moved]
+                f"UPDATE recording SET moving_from = NULL WHERE {same}",  # noqa: S608 - a clause of ours
+                [_move_values(move) for move in moved],
             )
-            lost_ids = [(identity.bytes,) for identity in lost]
-            connection.executemany(
-                "UPDATE recording SET moving_from = NULL, path = NULL, state = 'missing', size = 0 WHERE id = ?",
-                lost_ids,
-            )
-            count_in(connection, {"missing": len(lost_ids)})
+            missing = connection.executemany(
+                "UPDATE recording SET moving_from = NULL, path = NULL, size = 0, state = 'missing'"  # noqa: S608 - ours
+                f" WHERE {same}",
+                [_move_values(move) for move in lost],
+            ).rowcount
+            count_in(connection, {"missing": max(missing, 0)})
 
     def reappeared(self, recording_id: UUID, path: Path) -> None:
         """A file is where it should not be any more: it follows the decision once more, or waits for one again."""
@@ -285,41 +298,54 @@ class Recordings(Shelf):
         with self._database.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM recording WHERE state = 'recorded'").fetchone()[0])
 
-    def correct_times(self, boot: str, offset: float) -> tuple[UUID, ...]:
-        """Correct, once, the recordings of a boot whose clock was wrong when they were made.
+    def unsynced(self, boot: str, limit: int) -> tuple[Unsynced, ...]:
+        """Recordings of a boot that have the time of a clock which was not right, and whose files are at rest."""
+        with self._database.reading() as connection:
+            where = "r.boot_id = :boot AND r.clock_synced = 0 AND r.corrected_by IS NULL AND r.moving_from IS NULL"
+            found = _claims(connection, where, {"boot": boot}, limit)
+            states = [
+                connection.execute("SELECT state, boottime FROM recording WHERE seq = ?", (seq,)).fetchone()
+                for seq, _ in found
+            ]
+        return tuple(
+            Unsynced(claim.recording, State(state), boottime)
+            for (_, claim), (state, boottime) in zip(found, states, strict=True)
+        )
 
-        Args:
-            boot: The boot whose wall clock is right by now.
-            offset: What is added to its boottime to get the wall clock.
+    def correct_times(self, corrections: Iterable[Correction]) -> tuple[Move, ...]:
+        """Correct recordings once, with what follows from their time, in one transaction.
 
         Returns:
-            The recordings whose time was corrected.
+            The files that must follow now.
         """
+        moves = []
+        number = 0
         with self._database.writing() as connection:
-            rows = connection.execute(
-                "SELECT seq, id, created_on, boottime FROM recording"
-                " WHERE boot_id = ? AND clock_synced = 0 AND corrected_by IS NULL",
-                (boot,),
-            ).fetchall()
-            right = [round((boottime + offset) * 1e6) for _, _, _, boottime in rows]
-            connection.executemany(
-                "UPDATE recording SET created_on = ?, corrected_by = ? WHERE seq = ?",
-                [
-                    (corrected, (corrected - created_on) / 1e6, seq)
-                    for (seq, _, created_on, _), corrected in zip(rows, right, strict=True)
-                ],
-            )
-            count_in(connection, {"times_corrected": len(rows)})
-        return tuple(UUID(bytes=identity) for _, identity, _, _ in rows)
+            for correction in corrections:
+                right = micros(correction.created_on)
+                row = connection.execute(
+                    "UPDATE recording SET corrected_by = (? - created_on) / 1e6, created_on = ?"
+                    " WHERE id = ? AND corrected_by IS NULL AND moving_from IS NULL RETURNING state, path",
+                    (right, right, correction.recording_id.bytes),
+                ).fetchone()
+                if row is None:
+                    continue
+                number += 1
+                rewrite_in(connection, correction.messages)
+                state, path = row
+                if state == State.KEPT and correction.path is not None and path != str(correction.path):
+                    connection.execute(
+                        "UPDATE recording SET moving_from = path, path = ? WHERE id = ?",
+                        (str(correction.path), correction.recording_id.bytes),
+                    )
+                    moves.append(Move(correction.recording_id, Path(path), correction.path))
+            count_in(connection, {"times_corrected": number})
+        return tuple(moves)
 
-    def unsynced(self, boot: str) -> int:
-        """How many recordings of a boot still have the time of a clock that was not synchronised."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM recording WHERE boot_id = ? AND clock_synced = 0 AND corrected_by IS NULL",
-                (boot,),
-            ).fetchone()
-        return int(row[0])
+
+def _move_values(move: Move) -> dict[str, object]:
+    target = None if move.target is None else str(move.target)
+    return {"id": move.id.bytes, "source": str(move.source), "target": target}
 
 
 def _claims(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -9,6 +10,19 @@ from uuid import UUID
 from acoupi_runtime.store.counters import count_in
 from acoupi_runtime.store.rows import Move, micros
 from acoupi_runtime.store.shelf import Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Goes:
+    """What was decided to go.
+
+    Attributes:
+        moves: The files.
+        size: Their bytes.
+    """
+
+    moves: tuple[Move, ...]
+    size: int
 
 
 class Retained(Shelf):
@@ -30,7 +44,7 @@ class Retained(Shelf):
         uploaded_only: bool,
         before: datetime | None = None,
         size: float = float("inf"),
-    ) -> tuple[Move, ...]:
+    ) -> Goes:
         """Decide that the oldest kept recordings go; their files are the caller's to delete.
 
         Args:
@@ -63,21 +77,7 @@ class Retained(Shelf):
                 )
                 moves.append(Move(UUID(bytes=identity), Path(path), None))
             count_in(connection, {f"deleted_{reason}": len(moves), "deleted_not_uploaded": unsent})
-        return tuple(moves)
-
-    def refile(self, recording_id: UUID, path: Path) -> Move | None:
-        """Decide that a kept recording's file belongs elsewhere; None if it is not a file at rest."""
-        with self._database.writing() as connection:
-            row = connection.execute(
-                "SELECT path FROM recording WHERE id = ? AND state = 'kept' AND moving_from IS NULL AND path IS NOT ?",
-                (recording_id.bytes, str(path)),
-            ).fetchone()
-            if row is None:
-                return None
-            connection.execute(
-                "UPDATE recording SET moving_from = path, path = ? WHERE id = ?", (str(path), recording_id.bytes)
-            )
-        return Move(recording_id, Path(row[0]), path)
+        return Goes(tuple(moves), freed)
 
     def prune_recordings(self, before: datetime, limit: int) -> int:
         """Forget recordings that have had no file for long; returns how many."""

@@ -80,6 +80,38 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsynced:
+    """A recording that has the time of a clock which was not right.
+
+    Attributes:
+        recording: The recording.
+        state: Where it is on its way.
+        boottime: CLOCK_BOOTTIME of its first frame.
+    """
+
+    recording: Recording
+    state: State
+    boottime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What is stored when a recording's time is known better.
+
+    Attributes:
+        recording_id: The recording.
+        created_on: The right instant of its first frame.
+        path: Where a kept file belongs, by that time.
+        messages: Its messages, by that time; those that somebody acknowledged stay as they were.
+    """
+
+    recording_id: UUID
+    created_on: datetime
+    path: Path | None = None
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What the store knows of a recording's file."""
 

@@ -1,1 +1,1 @@
-"""tasks: being furnished."""
+"""tasks: what happens to a recording after it is complete. Import no celery, and run without it."""

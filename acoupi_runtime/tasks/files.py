@@ -1,0 +1,119 @@
+"""files: lets files follow decisions that are stored already. Moves and deletes files; writes no row.
+
+What was reported as done is on the disk for good: contents, names and folders have been fsynced (ext4 loses a name that
+was renamed without that, measured 36 s later). What fails is left where it is, and tried again by the next rescan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acoupi_runtime.audio.paths import sync_dir
+from acoupi_runtime.store import Move
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_MODE = 0o750
+
+
+@dataclass(slots=True)
+class Followed:
+    """Which files have followed.
+
+    Attributes:
+        done: Those that are where they belong, for good.
+        lost: Those that are nowhere.
+        failed: How many could not be moved now.
+        error: Why the last of them could not.
+    """
+
+    done: list[Move] = field(default_factory=list)
+    lost: list[Move] = field(default_factory=list)
+    failed: int = 0
+    error: OSError | None = None
+
+
+def follow(moves: Iterable[Move]) -> Followed:
+    """Move and delete files as was decided; each on its own, their folders synced once for all of them."""
+    followed = Followed()
+    arrived: dict[Path, None] = {}
+    left: dict[Path, None] = {}
+    for move in moves:
+        try:
+            if move.target is None:
+                move.source.unlink(missing_ok=True)
+                left[move.source.parent] = None
+                followed.done.append(move)
+            elif _relocate(move.source, move.target, arrived):
+                left[move.source.parent] = None
+                followed.done.append(move)
+            else:
+                followed.lost.append(move)
+        except OSError as error:
+            followed.failed += 1
+            followed.error = error
+    try:
+        for folder in (*arrived, *left):
+            with contextlib.suppress(FileNotFoundError):  # a whole folder that somebody removed holds nothing to sync
+                sync_dir(folder)
+    except OSError as error:
+        followed.failed += len(followed.done)
+        followed.done.clear()
+        followed.error = error
+    if followed.error is not None:
+        logger.warning("%d files could not be moved or deleted; they will be: %s", followed.failed, followed.error)
+    return followed
+
+
+def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
+    """Move one file; False if it is nowhere. A file that has moved already, or halfway, comes to the same end."""
+    touched[target.parent] = None
+    try:
+        source.rename(target)
+    except FileNotFoundError:
+        if target.exists():
+            return True
+        if not source.exists():
+            return False
+        _make_folder(target.parent, touched)
+        return _relocate(source, target, touched)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_over(source, target)
+    return True
+
+
+def _make_folder(folder: Path, touched: dict[Path, None]) -> None:
+    """Make a folder and those above it; the names of new ones are synced with everything else."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, touched)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=_FOLDER_MODE)
+    touched[folder.parent] = None
+
+
+def _copy_over(source: Path, target: Path) -> None:
+    """Move a file to another file system: it is there, for good, before it goes here."""
+    # A name of its own: another thread may be about the same file, and both come to the same end.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.copy")
+    try:
+        with source.open("rb") as reading, temporary.open("xb") as writing:
+            shutil.copyfileobj(reading, writing, 1 << 20)
+            writing.flush()
+            os.fsync(writing.fileno())
+        temporary.rename(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_dir(target.parent)
+    source.unlink(missing_ok=True)

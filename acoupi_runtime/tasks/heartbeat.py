@@ -1,0 +1,88 @@
+"""heartbeat: what a sensor says of itself from time to time, as a message. Reads the system; stores nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from acoupi_runtime.audio.state import read_state
+from acoupi_runtime.clock import Clock
+from acoupi_runtime.data import Message, Metric
+from acoupi_runtime.home import Home
+from acoupi_runtime.store import Store
+from acoupi_runtime.tasks.retention import Room, days_left
+
+_SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
+_THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
+
+
+def heartbeat(store: Store, home: Home, recordings: Path, reserve: float, clock: Clock) -> Message:
+    """A heartbeat, as the reference system's receivers read it, and with the recorder and the counters beside.
+
+    Args:
+        store: What has happened.
+        home: Whose recorder.
+        recordings: On which file system.
+        reserve: Megabytes that are kept free.
+        clock: What time it is.
+    """
+    sent_on = datetime.fromtimestamp(clock.wall(), UTC)
+    summary = store.summary()
+    room = Room.at(recordings)
+    recorder = read_state(home)
+    troubles = [
+        word
+        for word, is_so in (
+            ("no recorder", recorder is None),
+            ("no microphone", recorder is not None and recorder.state == "no-microphone"),
+            ("recording is paused", recorder is not None and recorder.state == "paused"),
+            ("recorder in error", recorder is not None and recorder.state == "error"),
+            ("silent", recorder is not None and recorder.silent),
+        )
+        if is_so
+    ]
+    left = days_left(room, reserve, summary["bytes_per_day"])
+    deployment = store.current_deployment()
+    metrics = [
+        Metric(name=name, value=value, unit=unit, captured_on=sent_on)
+        for name, value, unit in (
+            ("storage_free", room.free, "B"),
+            ("storage_total", room.total, "B"),
+            *((("storage_days_left", left, "d"),) if left is not None else ()),
+            ("backlog", summary["backlog"], "recordings"),
+            *((f"outbox_{name}", number, "messages") for name, number in summary["outbox"].items()),
+            ("uptime", clock.steady(), "s"),
+            *_system_metrics(),
+        )
+    ]
+    content = {
+        "sent_on": sent_on.isoformat(),
+        "device_id": device_id(),
+        "status": "OK" if not troubles else ", ".join(troubles),
+        "metrics": [metric.model_dump(mode="json") for metric in metrics],
+        "deployment": None if deployment is None else deployment.model_dump(mode="json"),
+        "recorder": None if recorder is None else recorder.model_dump(mode="json"),
+        "counters": summary["counters"],
+        "clock_synced": clock.synced(),
+    }
+    return Message(content=json.dumps(content), created_on=sent_on)
+
+
+def device_id() -> str:
+    """The board's serial number; without one, the network card's."""
+    try:
+        return _SERIAL.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return f"{uuid.getnode():012x}"
+
+
+def _system_metrics() -> Iterator[tuple[str, float, str]]:
+    yield "load", os.getloadavg()[0], "processes"
+    try:
+        yield "temperature", int(_THERMAL.read_text(encoding="ascii")) / 1000, "degC"
+    except (OSError, ValueError):  # not every machine has one
+        return

@@ -1,0 +1,143 @@
+"""process: brings recordings that wait to a final state. Runs the models, writes the store, and moves files after it.
+
+All of it may be repeated and may be killed anywhere. One process has a recording at a time, by a lease in the store;
+should two have it all the same, what the second one decides is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from uuid import UUID
+
+from acoupi_runtime.configuration import ProcessingConfig
+from acoupi_runtime.errors import StoreError
+from acoupi_runtime.store import Claim, Order, Outcome, State, Store
+from acoupi_runtime.tasks.files import follow
+from acoupi_runtime.tasks.pipeline import Pipeline, quarantine_path
+
+logger = logging.getLogger(__name__)
+
+_LEASE = 180.0
+"""Seconds: three times the usual time limit of a task. It ends earlier when its process does."""
+_RETRY = 60.0
+"""Seconds before the second attempt; the third waits twice as long."""
+_BATCH = 256
+"""Recordings that are decided on in one transaction where no model has to listen to them."""
+BUDGET = 15.0
+"""Seconds for which one call works on the backlog: well below a task's time limit."""
+
+
+class Processing:
+    """Knows the parts of the program, and works on what waits."""
+
+    def __init__(self, store: Store, pipeline: Pipeline, config: ProcessingConfig, recordings: Path) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._config = config
+        self._recordings = recordings
+        self._draining = Lock()
+
+    def one(self, recording_id: UUID) -> None:
+        """Process one recording, if it waits and nobody works on it."""
+        claim = self._store.claim(recording_id, owner=this_process(), lease=_LEASE)
+        if claim is not None:
+            self._process((claim,))
+
+    def backlog(self, budget: float = BUDGET) -> int:
+        """Process what waits, for some seconds; returns how many were. A second call at the same time does nothing."""
+        if not self._draining.acquire(blocking=False):
+            return 0
+        try:
+            return self._drain(time.monotonic() + budget)
+        finally:
+            self._draining.release()
+
+    def _drain(self, end: float) -> int:
+        done = 0
+        order = self._config.order
+        while time.monotonic() < end:
+            done += self._give_up_excess()
+            size = _BATCH if self._pipeline.model is None else 1
+            claims = self._store.claim_next(size, order, owner=this_process(), lease=_LEASE)
+            if not claims:
+                break
+            self._process(claims)
+            done += len(claims)
+        return done
+
+    def _give_up_excess(self) -> int:
+        """Keep unanalysed what the model will never catch up with: those that would be its last."""
+        if self._pipeline.model is None:
+            return 0
+        excess = self._store.backlog() - self._config.max_backlog
+        if excess <= 0:
+            return 0
+        last: Order = "newest_first" if self._config.order == "oldest_first" else "oldest_first"
+        claims = self._store.claim_next(min(excess, _BATCH), last, owner=this_process(), lease=_LEASE)
+        self._store.count("not_analysed", len(claims))
+        logger.warning("analysis is slower than recording: %d recordings are kept unanalysed", len(claims))
+        self._finish(
+            claims, [self._pipeline.keep_or_drop(one.recording, (), "not analysed: backlog") for one in claims]
+        )
+        return len(claims)
+
+    def _process(self, claims: Sequence[Claim]) -> None:
+        outcomes = [self._decide(claim) for claim in claims]
+        self._finish(claims, [outcome for outcome in outcomes if outcome is not None])
+
+    def _finish(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
+        try:
+            moves = self._store.finish(outcomes, self._pipeline.messenger_names)
+        except StoreError:
+            self._store.give_back(claims)
+            raise
+        follow(moves)  # what cannot follow now, the rescan will move
+
+    def _decide(self, claim: Claim) -> Outcome | None:
+        """What becomes of a recording, or None if it is tried again later."""
+        recording = claim.recording
+        if claim.attempts > self._config.max_attempts:
+            return self._quarantine(claim, "it ended the process that worked on it, every time")
+        if recording.path is None or not recording.path.exists():
+            return Outcome(recording, State.MISSING, None, "its file is not there")
+        try:
+            return self._pipeline.decide(recording)
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, it concerns this recording alone
+            reason = f"{type(error).__name__}: {error}"
+            if claim.attempts >= self._config.max_attempts:
+                return self._quarantine(claim, reason)
+            logger.warning("%s: attempt %d failed, another follows: %s", recording.path, claim.attempts, reason)
+            self._store.failed(recording.id, reason, pause=_RETRY * claim.attempts)
+            return None
+
+    def _quarantine(self, claim: Claim, reason: str) -> Outcome:
+        path = quarantine_path(self._recordings, claim.recording)
+        logger.error("%s: goes to %s: %s", claim.recording.path, path, reason)
+        return Outcome(claim.recording, State.QUARANTINED, path, reason)
+
+
+def this_process() -> str:
+    """A name for this process that no other has had since boot: its number, and when it began."""
+    return _name_of(os.getpid()) or f"{os.getpid()}:"
+
+
+def is_alive(owner: str) -> bool:
+    """Whether the process of this name still runs."""
+    pid, _, began = owner.partition(":")
+    if not began:
+        return Path("/proc", pid).exists()
+    return _name_of(int(pid)) == owner
+
+
+def _name_of(pid: int) -> str | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # proc(5): field 22 is the start; the second one, in brackets, may hold anything.
+    return f"{pid}:{stat.rpartition(')')[2].split()[19]}"

@@ -1,0 +1,122 @@
+"""work: the tasks of a program, by name. The table of contents of tasks/; may not touch celery.
+
+Programs add these methods as tasks. Each may be called at any time, from any thread and process, more often than
+needed, and be killed anywhere. What they work on is opened when it is needed first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from uuid import UUID
+
+from acoupi_runtime.audio.paths import expand, spool_dir
+from acoupi_runtime.clock import Clock, SystemClock
+from acoupi_runtime.configuration import BasicConfig, MessagingConfig
+from acoupi_runtime.home import Home
+from acoupi_runtime.store import Store
+from acoupi_runtime.tasks.heartbeat import heartbeat
+from acoupi_runtime.tasks.pipeline import Pipeline
+from acoupi_runtime.tasks.process import Processing
+from acoupi_runtime.tasks.rescan import Rescan
+from acoupi_runtime.tasks.retention import Retention
+from acoupi_runtime.tasks.sending import Sending
+from acoupi_runtime.tasks.times import correct_times
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What is open."""
+
+    store: Store
+    processing: Processing
+    rescan: Rescan
+    sending: Sending
+    retention: Retention
+
+
+class Work:
+    """What a program does with recordings and messages, bound to its configuration and parts.
+
+    Args:
+        config: The program's configuration.
+        home: ACOUPI_HOME.
+        pipeline: The program's parts.
+        messaging: When messages are sent, where there are messengers.
+        clock: What time it is.
+    """
+
+    def __init__(
+        self,
+        config: BasicConfig,
+        home: Home,
+        pipeline: Pipeline,
+        *,
+        messaging: MessagingConfig | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._config = config
+        self._home = home
+        self._pipeline = pipeline
+        self._messaging = messaging or MessagingConfig()
+        self._clock = clock or SystemClock()
+        self._recordings = expand(config.paths.recordings)
+        self._opening = Lock()
+        self._opened: _Desk | None = None
+
+    @property
+    def _desk(self) -> _Desk:
+        with self._opening:
+            if self._opened is None:
+                store = Store.open(expand(self._config.paths.db_metadata), self._clock)
+                self._opened = _Desk(
+                    store,
+                    Processing(store, self._pipeline, self._config.processing, self._recordings),
+                    Rescan(store, spool_dir(self._config), self._recordings, self._clock),
+                    Sending(store, self._pipeline.messengers, self._messaging, self._clock),
+                    Retention(store, self._config.retention, self._recordings, self._clock),
+                )
+            return self._opened
+
+    @property
+    def store(self) -> Store:
+        """The program's store."""
+        return self._desk.store
+
+    def process_recording(self, recording_id: str) -> None:
+        """Bring one recording to its final state, if that is still to be done."""
+        self._desk.processing.one(UUID(recording_id))
+
+    def process_backlog(self) -> None:
+        """Work for some seconds on what waits; at once back where nothing does."""
+        self._desk.processing.backlog()
+
+    def rescan(self) -> None:
+        """Find what is unfinished, and correct the times of what was recorded before the clock was right."""
+        self._desk.rescan.run()
+        self.correct_times()
+
+    def correct_times(self) -> None:
+        """Correct the times of this boot's recordings if the clock is right by now."""
+        correct_times(self._desk.store, self._pipeline, self._clock)
+
+    def send_messages(self) -> None:
+        """Send what waits, after its times have been corrected."""
+        self.correct_times()
+        self._desk.sending.run()
+
+    def heartbeat(self) -> None:
+        """Put a heartbeat into the outbox."""
+        reserve = self._config.retention.reserve
+        message = heartbeat(self.store, self._home, self._recordings, reserve, self._clock)
+        self.store.put_messages((message,), self._pipeline.messenger_names)
+
+    def housekeeping(self) -> None:
+        """Make room on the card, and forget rows that nobody needs."""
+        self._desk.retention.run(self._pipeline.messenger_names)
+
+    def close(self) -> None:
+        """Close the store; the next call opens it again."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened.store.close()
