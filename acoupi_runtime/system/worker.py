@@ -12,7 +12,6 @@ The recorder needs none of the others: it listens before they start, and goes on
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -30,7 +29,14 @@ from acoupi_runtime.system import files
 from acoupi_runtime.system.beat import Beat
 from acoupi_runtime.system.deployments import Current
 from acoupi_runtime.system.sending import HINTED_TASK, Hints, Sender
-from acoupi_runtime.system.supervise import AlreadyRunningError, Notifier, holding, on_end_signals, set_up_logging
+from acoupi_runtime.system.supervise import (
+    AlreadyRunningError,
+    Notifier,
+    holding,
+    on_end_signals,
+    set_up_logging,
+    settle,
+)
 from acoupi_runtime.system.watch import Watch
 
 if TYPE_CHECKING:
@@ -85,7 +91,7 @@ def run_beat(home: Home | None = None) -> int:
         notifier = Notifier()
         beat = Beat(apps.entries_of(program), Sender(apps.app_of(program)).send_entry)
         notifier.send("READY=1", f"STATUS=sends {len(apps.entries_of(program))} scheduled tasks")
-        gc.freeze()
+        settle()
         while not stop.is_set():
             pause = beat.tick()
             notifier.send("WATCHDOG=1")
@@ -229,8 +235,7 @@ class _Process:
                 self._code = 1
                 self.end()
             # A recorder goes on: what it records is processed when the program has been mended.
-        gc.collect()
-        gc.freeze()  # what is there now stays: a full collection would only hold the recorder up
+        settle()
         while not self._stop.wait(LOOK):
             look()
             if self._current is not None and not self._current.running():
