@@ -74,7 +74,6 @@ def _templates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates", metavar="DIR", type=Path, action="append", default=[], help="your own templates, laid over ours"
     )
-    parser.set_defaults(verbose=False)
 
 
 def _diff(parser: argparse.ArgumentParser) -> None:
@@ -248,19 +247,21 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
+    listed = "\n".join(f"  {verb.name:11}{verb.help}" for verb in VERBS)
     top = _Parser(
         prog="acoupi-fleet",
-        description="Provision, restart, check and watch a fleet of acoustic sensors over SSH.",
+        usage="acoupi-fleet COMMAND ...",
+        description=f"Provision, restart, check and watch a fleet of acoustic sensors over SSH.\n\ncommands:\n{listed}",
         epilog=f"acoupi-fleet COMMAND --help has examples.\n\n{EXIT_CODES}",
         formatter_class=_Help,
     )
+    top.set_defaults(timeout=None, verbose=False)
     top.add_argument("--version", action="version", version=f"acoupi-fleet {_version()}")
-    commands_of = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands_of = top.add_subparsers(dest="command", prog="acoupi-fleet", help=argparse.SUPPRESS)
     for verb in VERBS:
         examples = "\n".join(f"  {example}" for example in verb.examples)
         sub = commands_of.add_parser(
             verb.name,
-            help=verb.help,
             description=f"{verb.help[0].upper()}{verb.help[1:]}.",
             epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
             formatter_class=_Help,

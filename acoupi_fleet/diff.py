@@ -26,6 +26,8 @@ def differences(
     """
     with converse(host, desired.scope, keys=keys, accepted=accepted) as session:
         there = session.ask("texts", {"scope": desired.scope, "below": SHOWN})
+    if not there:
+        return ("# nothing is provisioned there yet; acoupi-fleet render writes all that it would get",)
     raw = {file.path: file.content.decode("utf-8", "replace") for file in desired.files}
     shown = {file.path: file.content.decode("utf-8", "replace") for file in masked(desired)}
     program_class = there.get("home/config/name", raw["home/config/name"]).strip()

@@ -139,7 +139,7 @@ def _system(answer: Mapping[str, Any], scope: str) -> Iterator[Finding]:
     else:
         yield Finding("well", "Python", version)
     if not answer["systemd"]:
-        yield Finding("problem", "systemd", "it does not run here, and it is what keeps the recorder alive; use Debian")
+        yield Finding("problem", "systemd", "it does not run here, and it keeps the recorder alive; use Debian 12")
     if scope == "user" and not answer["lingers"]:
         yield Finding(
             "warning",

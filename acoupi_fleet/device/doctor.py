@@ -37,7 +37,7 @@ def doctor(call: Call) -> dict[str, Any]:
         "login": layout.login(),
         "root": os.getuid() == 0,
         "sudo": sudo(),
-        "systemd": Path("/run/systemd/system").is_dir(),
+        "systemd": facts.has_systemd(layout),
         "lingers": facts.lingers(Layout("user")),
         "cards": cards(),
         "pcms": plugin_pcms(),
