@@ -48,11 +48,8 @@ class Notifier:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
         address = environ.get("NOTIFY_SOCKET", "")
-        self._socket: socket.socket | None = None
-        if address[:1] in ("/", "@"):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-            # A name that begins with @ is in the abstract namespace, where the kernel writes a zero byte.
-            self._address = "\0" + address[1:] if address[0] == "@" else address
+        # A name that begins with @ is in the abstract namespace, where the kernel writes a zero byte.
+        self._address = "\0" + address[1:] if address[:1] == "@" else address
         wanted = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog: float | None = int(wanted) / 1e6 if wanted.isdecimal() and int(wanted) and ours else None
@@ -60,11 +57,10 @@ class Notifier:
 
     def send(self, *lines: str) -> None:
         """Send some assignments, such as `READY=1`, each made one line."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.sendto(
-                    "\n".join(" ".join(line.split()) for line in lines).encode(errors="replace"), self._address
-                )
+        if self._address:
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as ours:
+                ours.sendto("\n".join(" ".join(line.split()) for line in lines).encode(errors="replace"), self._address)
 
 
 @contextlib.contextmanager
