@@ -194,30 +194,24 @@ def _download(folder: Path, pins: tuple[Pin, ...], target: Target) -> None:
     try:
         requirements = fresh / "requirements.txt"
         requirements.write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
-        platforms = [word for tag in target.platforms for word in ("--platform", tag)]
-        digits = target.python.replace(".", "")
-        abis = [word for abi in (f"cp{digits}", "abi3", "none") for word in ("--abi", abi)]
+        options = {
+            "--requirement": str(requirements),
+            "--dest": str(fresh),
+            "--only-binary": ":all:",
+            "--implementation": "cp",
+            "--python-version": target.markers["python_full_version"],
+            "--progress-bar": "off",
+            "--retries": "2",  # the line that says `offline` comes from its warnings
+        }
+        abis = (f"cp{target.python.replace('.', '')}", "abi3", "none")
+        pairs = [
+            *options.items(),
+            *(("--abi", abi) for abi in abis),
+            *(("--platform", tag) for tag in target.platforms),
+        ]
+        flags = ("--no-deps", "--require-hashes", "--no-input", "--disable-pip-version-check")
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
-                *(
-                    "--only-binary",
-                    ":all:",
-                    "--require-hashes",
-                    "--requirement",
-                    str(requirements),
-                    "--dest",
-                    str(fresh),
-                ),
-                *(
-                    "--python-version",
-                    target.markers["python_full_version"],
-                    "--implementation",
-                    "cp",
-                    *abis,
-                    *platforms,
-                ),
-            ],
+            [sys.executable, "-m", "pip", "download", *flags, *(word for pair in pairs for word in pair)],
             capture_output=True,
             text=True,
             check=False,
@@ -225,40 +219,32 @@ def _download(folder: Path, pins: tuple[Pin, ...], target: Target) -> None:
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
         if done.returncode != 0 or not _complete(fresh, pins):
-            raise HostError(_reason(done.stderr, target))
+            raise HostError(_reason(done.stdout + done.stderr, target))
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _reason(stderr: str, target: Target) -> str:
+def _reason(said: str, target: Target) -> str:
     """One line for what pip said in many."""
-    offline = (
-        "NewConnectionError",
-        "ConnectionError",
-        "name resolution",
-        "Connection refused",
-        "ConnectTimeout",
-        "ReadTimeout",
-        "Max retries",
-    )
-    if any(word in stderr for word in offline):
+    offline = ("connection error", "ConnectionError", "connection broken", "ConnectTimeout", "ReadTimeout")
+    if any(word in said for word in offline):
         return (
             f"wheels for {target}: the package index cannot be reached from here; "
             "connect this computer to the internet once and run `acoupi-fleet prepare INVENTORY`, later runs "
             "work without it"
         )
-    if "DO NOT MATCH THE HASHES" in stderr or "HashMismatch" in stderr:
+    if "DO NOT MATCH THE HASHES" in said or "HashMismatch" in said:
         return (
             f"wheels for {target}: what the package index sent is not what the lock names (wrong hash); nothing "
             "was kept"
         )
-    missing = re.search(r"No matching distribution found for (\S+)", stderr)
+    missing = re.search(r"No matching distribution found for (\S+)", said)
     if missing:
         return (
             f"wheels for {target}: there is no wheel of {missing[1]} for it; use a Python and a machine that have "
             "one (64-bit, Python 3.11 to 3.13)"
         )
-    last = next((line for line in reversed(stderr.strip().splitlines()) if line.strip()), "pip gave no reason")
+    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "pip gave no reason")
     return f"wheels for {target}: pip failed: {last}"
