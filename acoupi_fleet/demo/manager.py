@@ -1,7 +1,7 @@
 """manager: stands in for a user's systemd in one virtual sensor. Owns its services; answers systemctl on a socket.
 
-It understands what is asked of a user's manager here: show, start, stop, restart, enable, disable, is-active,
-is-enabled, daemon-reload. Anything else is refused by name, so that nobody mistakes it for more.
+It is the sensor's first process: the SSH server runs under it too, and all goes when it goes. It understands what is
+asked of a user's manager here, and refuses the rest by name, so that nobody mistakes it for more.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from acoupi_fleet.demo.service import Service
+from acoupi_fleet.demo.processes import adopt_orphans, end_descendants
+from acoupi_fleet.demo.sensor import VirtualSensor
+from acoupi_fleet.demo.service import Service, Surroundings, Target
 from acoupi_fleet.demo.units import Unit, load
 
-_NOT_FOUND = 5
-"""systemctl's exit code for a unit that does not exist."""
+_FAILED, _INACTIVE, _NOT_FOUND = 1, 3, 5
+"""systemctl's exit codes: a failure; no unit is active; there is no such unit."""
 
 
 class RefusedError(Exception):
     """What systemctl would answer with an error."""
 
-    def __init__(self, text: str, code: int = 1) -> None:
+    def __init__(self, text: str, code: int = _FAILED) -> None:
         super().__init__(text)
         self.code = code
 
@@ -34,76 +36,54 @@ class Manager:
     """The units of one user.
 
     Args:
-        home: The user's home.
-        runtime: XDG_RUNTIME_DIR.
-        path: PATH of the services.
+        sensor: Whose.
     """
 
-    def __init__(self, home: Path, runtime: Path, path: str) -> None:
-        self._home = home
-        self._folder = home / ".config/systemd/user"
-        self._runtime = runtime
-        self._environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime), "PATH": path, "LANG": "C.UTF-8"}
-        self._services: dict[str, Service] = {}
-        self._active_targets: set[str] = set()
-        self._lock = asyncio.Lock()
+    def __init__(self, sensor: VirtualSensor) -> None:
+        self._folder = sensor.home / ".config/systemd/user"
+        self._specifiers = {"h": str(sensor.home), "t": str(sensor.runtime)}
+        self._surroundings = Surroundings(sensor.environment, sensor.runtime, sensor.journal)
+        self._known: dict[str, Target] = {}
+        self._changing = asyncio.Lock()
 
     async def answer(self, argv: list[str]) -> tuple[int, str]:
         """Do what one call of systemctl asks; its exit code and what it prints."""
-        options = [word for word in argv if word.startswith("-")]
-        verb, *names = [word for word in argv if not word.startswith("-")] or ["list-units"]
         try:
-            async with self._lock:
-                return await self._do(verb, names, options)
+            return await self._do(argv)
         except RefusedError as refused:
             return refused.code, f"{refused}\n"
 
-    async def _do(self, verb: str, names: list[str], options: list[str]) -> tuple[int, str]:
+    async def _do(self, argv: list[str]) -> tuple[int, str]:
+        options = [word for word in argv if word.startswith("-")]
+        verb, *names = [word for word in argv if not word.startswith("-")] or [""]
+        if "--system" in options:
+            raise RefusedError("a virtual sensor has its user's manager only")
         match verb:
             case "show":
                 return 0, self._show(names, options)
-            case "start" | "stop" | "restart":
-                for name in names:
-                    await self._change(name, verb)
-                return 0, ""
             case "is-active":
-                states = [self._state(name) for name in names]
-                return (0 if "active" in states else 3), "\n".join(states) + "\n"
-            case "enable" | "disable":
-                self._enable(names, wanted=verb == "enable")
+                states = [each.active if (each := self._known.get(name)) else "inactive" for name in names]
+                return 0 if "active" in states else _INACTIVE, "".join(f"{state}\n" for state in states)
+            case "start" | "stop" | "restart":
+                async with self._changing:
+                    if verb != "start":
+                        await self._stop(names)
+                    if verb != "stop":
+                        await self._start(names)
                 return 0, ""
-            case "is-enabled":
-                enabled = [self._enabled(name) for name in names]
-                return (0 if any(enabled) else 1), "\n".join(
-                    "enabled" if is_so else "disabled" for is_so in enabled
-                ) + "\n"
             case "daemon-reload":
-                self._reload()
-                return 0, ""
+                return 0, ""  # each start reads its file anew
             case _:
-                raise RefusedError(f"{verb}: the stand-in for systemd of a demonstration does not know this verb")
-
-    async def _change(self, name: str, verb: str) -> None:
-        if verb != "start":
-            await self._stop(name)
-        if verb != "stop":
-            await self._start(name)
-
-    def _reload(self) -> None:
-        for service in self._services.values():
-            service.unit = self._load(service.unit.name) or service.unit
-
-    async def close(self) -> None:
-        """Stop everything, as a shutdown does."""
-        await asyncio.gather(*(service.stop() for service in self._services.values()))
+                raise RefusedError(f"{verb}: a virtual sensor's manager does not know this verb")
 
     async def boot(self) -> None:
-        """Start what is enabled, as a boot does."""
-        for link in sorted((self._folder / "default.target.wants").glob("*")):
-            await self._start(link.name)
+        """Start what is enabled."""
+        enabled = sorted(link.name for link in (self._folder / "default.target.wants").glob("*"))
+        async with self._changing:
+            await self._start(name for name in enabled if self._load(name))
 
     def _load(self, name: str) -> Unit | None:
-        return load(self._folder, name, {"h": str(self._home), "t": str(self._runtime)})
+        return load(self._folder, name, self._specifiers)
 
     def _must_load(self, name: str) -> Unit:
         unit = self._load(name)
@@ -111,88 +91,75 @@ class Manager:
             raise RefusedError(f"Unit {name} not found.", _NOT_FOUND)
         return unit
 
-    async def _start(self, name: str) -> None:
-        unit = self._must_load(name)
-        if name.endswith(".target"):
-            self._active_targets.add(name)
-            wanted = [each for each in unit.words("Unit.Wants") if self._load(each)]
-            # What is ordered behind another one of them waits for it, as After= says.
-            later = [each for each in wanted if set(self._must_load(each).words("Unit.After")) & set(wanted)]
-            await asyncio.gather(*(self._start(each) for each in wanted if each not in later))
-            await asyncio.gather(*(self._start(each) for each in later))
-            return
-        service = self._services.setdefault(name, Service(unit, self._environment, self._runtime))
-        if not service.running:
-            service.unit = unit
-        await service.start()
+    async def _start(self, names: Iterable[str]) -> None:
+        """Start units and what they want, each after those that it is ordered behind."""
+        asked = [self._must_load(name) for name in names]
+        units = {unit.name: unit for unit in asked}
+        for unit in (found := list(asked)):
+            wanted = [self._load(name) for name in unit.words("Unit.Wants") if name not in units]
+            units |= (new := {unit.name: unit for unit in wanted if unit})
+            found += new.values()
+        jobs: dict[str, asyncio.Task[bool]] = {}
 
-    async def _stop(self, name: str) -> None:
-        self._must_load(name)
-        parts = [each for each in self._services.values() if name in each.unit.words("Unit.PartOf")]
-        own = [self._services[name]] if name in self._services else []
-        self._active_targets.discard(name)
-        await asyncio.gather(*(service.stop() for service in (*parts, *own)))
+        async def job(unit: Unit) -> bool:
+            # A target is there when all that it wants has been tried.
+            first = unit.words("Unit.Wants" if unit.name.endswith(".target") else "Unit.After")
+            await asyncio.gather(*(jobs[name] for name in first if name in jobs))
+            return await self._take_up(unit).start()
 
-    def _state(self, name: str) -> str:
-        if name.endswith(".target"):
-            return "active" if name in self._active_targets else "inactive"
-        return self._services[name].active if name in self._services else "inactive"
+        for name, unit in units.items():
+            jobs[name] = asyncio.create_task(job(unit))
+        await asyncio.gather(*jobs.values())
+        if failed := [unit.name for unit in asked if not jobs[unit.name].result()]:
+            raise RefusedError(f"Job for {', '.join(failed)} failed.")
 
-    def _wants_link(self, name: str) -> Path:
-        wanted_by = self._must_load(name).words("Install.WantedBy")
-        if not wanted_by:
-            raise RefusedError(f"The unit file {name} has no installation config.")
-        return self._folder / f"{wanted_by[0]}.wants" / name
+    def _take_up(self, unit: Unit) -> Target:
+        new = Target(unit) if unit.name.endswith(".target") else Service(unit, self._surroundings)
+        known = self._known.setdefault(unit.name, new)
+        known.unit = unit
+        return known
 
-    def _enable(self, names: list[str], *, wanted: bool) -> None:
+    async def _stop(self, names: list[str]) -> None:
         for name in names:
-            link = self._wants_link(name)
-            link.unlink(missing_ok=True)
-            if wanted:
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(self._folder / name)
-
-    def _enabled(self, name: str) -> bool:
-        return self._load(name) is not None and self._wants_link(name).is_symlink()
+            if name not in self._known:
+                self._must_load(name)
+        going = [
+            each
+            for name, each in self._known.items()
+            if name in names or set(each.unit.words("Unit.PartOf")) & {*names}
+        ]
+        await asyncio.gather(*(each.stop() for each in going))
 
     def _show(self, names: list[str], options: list[str]) -> str:
-        asked = next(
-            (option.partition("=")[2].split(",") for option in options if option.startswith("--property=")), []
-        )
+        asked = [name for word in options if word.startswith("--property=") for name in word[11:].split(",")]
         if not names:
-            manager = {"Version": "demonstration", "SystemState": "running"}
-            return "".join(f"{key}={value}\n" for key, value in manager.items() if not asked or key in asked)
-        blocks = []
-        for name in names:
-            if "*" in name:
-                blocks += [self._properties(each) for each in sorted(self._services) if fnmatch.fnmatch(each, name)]
-            else:
-                blocks.append(self._properties(name))
+            blocks: list[Mapping[str, str]] = [{"Version": "a virtual sensor's", "SystemState": "running"}]
+        else:
+            blocks = [
+                self._properties(each)
+                for name in names
+                for each in (sorted(fnmatch.filter(self._known, name)) if "*" in name else [name])
+            ]
         return "\n".join(
-            "".join(f"{key}={value}\n" for key, value in block.items() if not asked or key in asked) for block in blocks
+            "".join(
+                value + "\n" if "--value" in options else f"{key}={value}\n"
+                for key, value in block.items()
+                if not asked or key in asked
+            )
+            for block in blocks
         )
 
     def _properties(self, name: str) -> Mapping[str, str]:
-        if name in self._services:
-            return self._services[name].properties()
-        unit = self._load(name)
-        return {
-            "Id": name,
-            "LoadState": "loaded" if unit else "not-found",
-            "ActiveState": self._state(name),
-            "SubState": "active" if name in self._active_targets else "dead",
-            "FragmentPath": str(unit.path) if unit else "",
-            "NRestarts": "0",
-            "NeedDaemonReload": "no",
-        }
+        if name in self._known:
+            return self._known[name].properties()
+        if unit := self._load(name):
+            return Target(unit).properties()
+        return {"Id": name, "LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead"}
 
 
-async def serve(home: Path, runtime: Path, path: str) -> None:
-    """Run one manager until SIGTERM; systemctl finds it at `systemd.sock` in the runtime folder."""
-    manager = Manager(home, runtime, path)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+async def run(sensor: VirtualSensor) -> int:
+    """Be a sensor's first process until SIGTERM: boot, let people in through SSH, answer systemctl."""
+    manager = Manager(sensor)
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         code, text = await manager.answer(json.loads(await reader.readline()))
@@ -200,15 +167,31 @@ async def serve(home: Path, runtime: Path, path: str) -> None:
         await writer.drain()
         writer.close()
 
-    listening = runtime / "systemd.sock"
-    listening.unlink(missing_ok=True)
-    server = await asyncio.start_unix_server(converse, str(listening))
-    await manager.boot()
-    await stopped.wait()
-    server.close()
-    await manager.close()
-    listening.unlink(missing_ok=True)
+    sensor.bus.unlink(missing_ok=True)
+    await asyncio.start_unix_server(converse, str(sensor.bus))
+    booting = asyncio.create_task(manager.boot())  # people are let in meanwhile
+    server = await asyncio.create_subprocess_exec(
+        *sensor.ssh_server, env=dict(sensor.environment), cwd=sensor.folder, stdin=asyncio.subprocess.DEVNULL
+    )
+    off = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, off.set)
+    ends = {asyncio.create_task(off.wait()), asyncio.create_task(server.wait())}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    booting.cancel()
+    return 0 if off.is_set() else 1
+
+
+def main(argv: list[str]) -> None:
+    """Run one sensor: its folder and its port."""
+    adopt_orphans()
+    code = 1
+    try:
+        code = asyncio.run(run(VirtualSensor(Path(argv[0]), int(argv[1]))))
+    finally:
+        # As when the power goes: nobody is asked. What a person wants to keep is copied before.
+        end_descendants()
+        os._exit(code)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2]), os.environ["PATH"]))
+    main(sys.argv[1:])

@@ -1,40 +1,48 @@
-"""sensor: one virtual sensor: its folder, SSH server and manager. Touches its folder, loopback and its processes."""
+"""sensor: one virtual sensor: its folder, and its processes. Touches both, and loopback.
+
+Its first process is `manager`, and all others descend from it. A file names that process, so that another run of the
+program can switch off what this one left on.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import getpass
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from acoupi_fleet.errors import UsageError
+from acoupi_fleet.demo.processes import Process, descendants
+from acoupi_fleet.errors import FleetError
 
-_START_SECONDS = 30.0
-_STOP_SECONDS = 20.0
+_START_SECONDS = 60.0
+_END_SECONDS = 20.0
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+_HERE = Path(__file__).parent
 
 _SSHD_CONFIG = """\
 ListenAddress 127.0.0.1:{port}
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/authorized_keys
+HostKey "{folder}/host_key"
+AuthorizedKeysFile "{folder}/authorized_keys"
+AuthenticationMethods publickey
+MaxAuthTries 100
 PidFile none
 StrictModes no
 UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-LogLevel ERROR
 SetEnv {environment}
 """
+
+
+class PortTakenError(FleetError):
+    """Somebody else was faster to listen on a sensor's port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +50,10 @@ class VirtualSensor:
     """A sensor that lives in a folder.
 
     Attributes:
-        name: Its name in the inventory.
-        folder: Everything of it.
+        folder: Everything of it. It is short, since unix sockets are in it.
         port: Where its SSH server listens, on loopback.
     """
 
-    name: str
     folder: Path
     port: int
 
@@ -62,137 +68,141 @@ class VirtualSensor:
         return self.folder / "run"
 
     @property
+    def bus(self) -> Path:
+        """The socket on which the manager answers systemctl."""
+        return self.runtime / "systemd"
+
+    @property
+    def journal(self) -> Path:
+        """What its services print."""
+        return self.folder / "journal.log"
+
+    @property
+    def log(self) -> Path:
+        """What its SSH server and its manager print."""
+        return self.folder / "sensor.log"
+
+    @property
     def host_key(self) -> str:
         """The public half of its host key, as an inventory pins it."""
         return (self.folder / "host_key.pub").read_text(encoding="ascii").strip()
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a session of that user starts with."""
-        path = f"{self.folder / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.runtime), "PATH": path, "USER": getpass.getuser()}
+        """What a session, or a service, of that user starts with."""
+        return {
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "PATH": f"{self.folder / 'bin'}:{os.environ.get('PATH', '')}:{_SBIN}:/usr/bin:/bin",
+            "USER": getpass.getuser(),
+            "LOGNAME": getpass.getuser(),
+            "LANG": "C.UTF-8",
+        }
+
+    @property
+    def ssh_server(self) -> list[str]:
+        """The command that lets people in: OpenSSH's where it can be used by this user, else one in Python."""
+        sshd = _sshd()
+        if sshd is not None:
+            return [sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        # By its path and without its folder: it needs paramiko, and nothing of ours.
+        return [sys.executable, "-P", str(_HERE / "sshserver.py"), str(self.folder), str(self.port)]
 
     def make(self, login_key: str) -> None:
-        """Write its folder: keys, commands, and nothing of the product."""
-        for folder in (self.home, self.runtime, self.folder / "bin"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_key(self.folder / "host_key")
-        _write(self.folder / "authorized_keys", login_key + "\n", 0o600)
-        settings = " ".join(f'"{key}={value}"' for key, value in self.environment.items())
-        config = _SSHD_CONFIG.format(port=self.port, folder=self.folder, environment=settings)
-        _write(self.folder / "sshd_config", config, 0o600)
-        ask_manager = f'#!/bin/sh\nexec "{sys.executable}" -I "{Path(__file__).parent / "systemctl.py"}" "$@"\n'
-        _write(self.folder / "bin/systemctl", ask_manager, 0o755)
-        # There is no login to outlive here, and nothing to verify units with.
-        _write(self.folder / "bin/loginctl", "#!/bin/sh\necho Linger=yes\n", 0o755)
-        _write(self.folder / "bin/systemd-analyze", "#!/bin/sh\n", 0o755)
+        """Write its folder: keys, commands, and nothing of the product.
 
-    def start(self) -> None:
-        """Switch it on; returns when it answers.
+        Args:
+            login_key: The public key that may log in.
+        """
+        for folder in (self.home, self.runtime, self.folder / "bin"):
+            folder.mkdir(mode=0o700, parents=True)
+        make_key(self.folder / "host_key")
+        _write(self.folder / "authorized_keys", f"{login_key}\n")
+        settings = " ".join(f'"{key}={value}"' for key, value in self.environment.items())
+        _write(
+            self.folder / "sshd_config",
+            _SSHD_CONFIG.format(port=self.port, folder=self.folder, environment=settings),
+        )
+        # -S: it needs the standard library only, and is called often.
+        ask = f'exec "{sys.executable}" -I -S "{_HERE / "systemctl.py"}" "$@"'
+        _write(self.folder / "bin/systemctl", f"#!/bin/sh\n{ask}\n", 0o700)
+        # There is no login to outlive here, and systemd-analyze would ask a systemd that is not there.
+        _write(self.folder / "bin/loginctl", "#!/bin/sh\necho Linger=yes\n", 0o700)
+        _write(self.folder / "bin/systemd-analyze", "#!/bin/sh\n", 0o700)
+
+    def switch_on(self) -> None:
+        """Start it; returns when it lets people in.
 
         Raises:
-            UsageError: If one of its two processes ends at once.
+            PortTakenError: If somebody else listens on its port.
+            FleetError: If its first process ends at once.
         """
-        log = self.folder / "sensor.log"
-        environment = {**os.environ, **self.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-        with log.open("ab") as out:
-            manager = [sys.executable, "-m", "acoupi_fleet.demo.manager", self.home, self.runtime]
-            for words, ready in ((self._ssh_server(), self._listens), (manager, self._answers)):
-                process = subprocess.Popen(
-                    [str(word) for word in words],
-                    env=environment,
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    start_new_session=True,
-                )
-                with (self.folder / "pids").open("a", encoding="ascii") as pids:
-                    pids.write(f"{process.pid}\n")
-                _wait(process, ready, log)
-
-    def _ssh_server(self) -> list[str | Path]:
-        sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        # sshd as root wants a folder that only its package makes; without it, ours in Python serves as well.
-        if sshd and (os.getuid() != 0 or Path("/run/sshd").is_dir()):
-            return [sshd, "-D", "-e", "-f", self.folder / "sshd_config"]
-        return [sys.executable, "-m", "acoupi_fleet.demo.sshserver", self.folder, str(self.port)]
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.runtime / "systemd.sock")) == 0
+        # Not subprocess: what is started here may stay when this program ends.
+        first = Process.of(
+            os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-m", "acoupi_fleet.demo.manager", str(self.folder), str(self.port)],
+                {**os.environ, "PYTHONPATH": str(_HERE.parents[1])},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,  # Ctrl-C is for the person's program, which then switches it off
+            )
+        )
+        _write(self.folder / "first_process", f"{first.pid} {first.started}\n")
+        until = time.monotonic() + _START_SECONDS
+        while "Server listening on" not in (said := self.log.read_text(errors="replace")):
+            if not first.alive or time.monotonic() > until:
+                switch_off(self.folder)
+                if "Address already in use" in said:
+                    raise PortTakenError(f"{self.folder.name}: port {self.port} is taken")
+                raise FleetError(f"{self.folder.name}: the virtual sensor did not start: {said.strip()[-500:]}")
+            time.sleep(0.02)
 
 
-def stop(folder: Path) -> None:
-    """Switch off the sensor in a folder: the processes that it noted, if they are still its own."""
-    pids = folder / "pids"
-    if not pids.is_file():
+def switch_off(folder: Path) -> None:
+    """End all processes of the sensor in a folder, whoever started it; returns when they are gone."""
+    note = folder / "first_process"
+    if not note.is_file():
         return
-    running = [int(line) for line in pids.read_text(encoding="ascii").split() if _is_of(int(line), folder)]
-    for pid in running:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    until = time.monotonic() + _STOP_SECONDS
-    while any(_is_of(pid, folder) for pid in running) and time.monotonic() < until:
-        _reap(running)
-        time.sleep(0.05)
-    for pid in running:
-        if _is_of(pid, folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-    pids.unlink()
+    pid, started = map(int, note.read_text(encoding="ascii").split())
+    first = Process(pid, started)
+    first.kill(signal.SIGTERM)
+    if not first.wait(_END_SECONDS):
+        left = descendants(pid)
+        for process in (first, *left):
+            process.kill()
+        for process in (first, *left):
+            process.wait(_END_SECONDS)
+    note.unlink()
 
 
-def write_key(path: Path) -> str:
+def make_key(path: Path) -> str:
     """Make an ed25519 key pair in OpenSSH's form; returns the public line."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    _write(path, private.decode(), 0o600)
-    _write(path.with_suffix(".pub"), public.decode() + "\n", 0o644)
+    _write(path, private.decode())
+    _write(path.with_suffix(".pub"), f"{public.decode()}\n")
     return public.decode()
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@functools.cache
+def _sshd() -> str | None:
+    """OpenSSH's server, if it works for this user."""
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+    if sshd is None or os.getuid() != 0:
+        return sshd
+    # As root it wants a folder that only its package's service makes, and without PAM no locked password.
+    shadow = Path("/etc/shadow")
+    locked = shadow.is_file() and any(line.startswith("root:!") for line in shadow.read_text().splitlines())
+    return sshd if Path("/run/sshd").is_dir() and not locked else None
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
         file.write(text)
-    path.chmod(mode)
-
-
-def _wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while not ready():
-        if process.poll() is not None or time.monotonic() > until:
-            said = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UsageError(f"demo: a virtual sensor did not start ({' '.join(said)}); see {log}")
-        time.sleep(0.02)
-
-
-def _is_of(pid: int, folder: Path) -> bool:
-    """Whether a process is alive and was started for this folder: its number may be somebody else's by now."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z" and (str(folder).encode() in command or b"sshd" in command)
-
-
-def _reap(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)

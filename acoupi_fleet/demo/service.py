@@ -1,7 +1,7 @@
-"""service: one supervised process, as systemd.service(5) describes it. Starts, watches and ends processes.
+"""service: what a virtual sensor's manager keeps: targets, and processes as systemd.service(5) describes them.
 
-Of the many settings, those that decide whether something runs: Type, ExecStartPre, ExecStart, Environment, Restart,
-RestartSec, WatchdogSec, TimeoutStartSec, TimeoutStopSec, RuntimeDirectory. Hardening has no meaning in a demonstration.
+Of the many settings, those that decide whether something runs: Type, ExecStart, Environment, Restart, RestartSec,
+WatchdogSec, TimeoutStartSec, TimeoutStopSec, RuntimeDirectory, UMask. Hardening has no meaning in a demonstration.
 """
 
 from __future__ import annotations
@@ -12,66 +12,64 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+import uuid
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from acoupi_fleet.demo.units import Unit
 
-_START_SECONDS = 90.0
-_STOP_SECONDS = 90.0
+_TICK = 0.2
+"""Seconds between two looks at a service's deadlines."""
+
+_START_SECONDS = _STOP_SECONDS = 90.0
 
 
-class Service:
-    """One service of a virtual sensor; all methods run in the sensor's event loop.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where services run.
+
+    Attributes:
+        environment: What each of them starts with.
+        runtime: XDG_RUNTIME_DIR.
+        journal: The file that takes what they print.
+    """
+
+    environment: Mapping[str, str]
+    runtime: Path
+    journal: Path
+
+
+class Target:
+    """A unit without a process: it is active, or it is not.
 
     Attributes:
         unit: What its file says.
         active: systemd's word for it: inactive, activating, active, deactivating or failed.
     """
 
-    def __init__(self, unit: Unit, environment: Mapping[str, str], runtime: Path) -> None:
+    def __init__(self, unit: Unit) -> None:
         self.unit = unit
         self.active = "inactive"
-        self._environment = dict(environment)
-        self._runtime = runtime
-        self._unwanted = asyncio.Event()
-        self._unwanted.set()
-        self._process: asyncio.subprocess.Process | None = None
-        self._loop_task: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
-        self._restarts = 0
+        self._invocation = ""
         self._entered: tuple[datetime, float] | None = None
-        self._status = ""
-        self._result = "success"
-        self._exit = 0
-        self._fed = 0.0
-        self._main = 0
-
-    @property
-    def running(self) -> bool:
-        """Whether it is up, or on its way."""
-        return not self._unwanted.is_set()
 
     async def start(self) -> bool:
-        """Start it, and wait until it is active or has failed once."""
-        if not self.running:
-            self._unwanted.clear()
-            self._settled.clear()
-            self._restarts = 0
-            self._loop_task = asyncio.create_task(self._keep_running())
-        await self._settled.wait()
-        return self.active == "active"
+        """Start it; whether it is active."""
+        if self.active != "active":
+            self._invocation = uuid.uuid4().hex
+            self._enter()
+        return True
 
     async def stop(self) -> None:
-        """End it: politely, then not."""
-        self._unwanted.set()
-        if self._process is not None and self._process.returncode is None:
-            self.active = "deactivating"
-            self._signal(signal.SIGTERM, group=False)
-        if self._loop_task is not None:
-            await self._loop_task
+        """Stop it."""
         self.active = "inactive"
+
+    def _enter(self) -> None:
+        self.active = "active"
+        self._entered = (datetime.now(UTC), time.monotonic())
 
     def properties(self) -> dict[str, str]:
         """What `systemctl show` tells of it."""
@@ -80,145 +78,195 @@ class Service:
             "Id": self.unit.name,
             "LoadState": "loaded",
             "ActiveState": self.active,
-            "SubState": {"active": "running", "activating": "start", "inactive": "dead"}.get(self.active, self.active),
-            "Result": self._result,
-            "MainPID": str(self._main),
-            "NRestarts": str(self._restarts),
+            "SubState": "active" if self.active == "active" else "dead",
             "ActiveEnterTimestamp": since.strftime("%a %Y-%m-%d %H:%M:%S UTC") if since else "",
             "ActiveEnterTimestampMonotonic": str(int(monotonic * 1e6)),
+            "InvocationID": self._invocation,
             "FragmentPath": str(self.unit.path),
-            "StatusText": self._status,
-            "ExecMainStatus": str(self._exit),
-            "NeedDaemonReload": "no",
+            "NeedDaemonReload": "no",  # each start reads the file anew
         }
 
-    async def _keep_running(self) -> None:
-        while self.running:
-            self.active = "activating"
-            clean = await self._run_once()
-            self._settled.set()
-            if self.unit.last("Service.Restart", "no") == "no":
-                break
-            self._result = "success" if clean else self._result
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._unwanted.wait(), self.unit.seconds("Service.RestartSec", 0.1))
-            self._restarts += 1
-        if self.active != "failed":
-            self.active = "inactive"
-        self._settled.set()
 
-    async def _run_once(self) -> bool:
-        folder = self.unit.last("Service.RuntimeDirectory")
-        if folder:
-            (self._runtime / folder).mkdir(mode=0o750, parents=True, exist_ok=True)
-        notify = self._runtime / f"{self.unit.name}.notify"
-        with contextlib.suppress(FileNotFoundError):
-            notify.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.bind(str(notify))
-        listener.setblocking(False)  # noqa: FBT003 - its only form
-        loop = asyncio.get_running_loop()
-        loop.add_reader(listener, self._heard, listener)
+class Service(Target):
+    """A supervised process; all methods run in the manager's event loop."""
+
+    def __init__(self, unit: Unit, surroundings: Surroundings) -> None:
+        super().__init__(unit)
+        self._surroundings = surroundings
+        self._life: asyncio.Task[None] | None = None
+        self._process: Process | None = None
+        self._wanted = False
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._sub = "dead"
+        self._restarts = 0
+        self._result = "success"
+        self._exit = 0
+        self._status = ""
+        self._fed = 0.0
+        self._ending: float | None = None
+
+    async def start(self) -> bool:
+        """Start it, and wait until it is active or this attempt has failed; whether it is active."""
+        self._wanted = True
+        if self._life is None or self._life.done():
+            self._settled.clear()
+            self._wake.clear()
+            self._restarts = 0
+            self._life = asyncio.create_task(self._live())
+        elif self._sub == "auto-restart":
+            self._settled.clear()
+            self._wake.set()
+        await self._settled.wait()
+        return self.active == "active"
+
+    async def stop(self) -> None:
+        """End it: politely, then not."""
+        self._wanted = False
+        self._wake.set()
+        if self._process is not None:
+            self.active, self._sub = "deactivating", "stop"
+            self._end(signal.SIGTERM)
+        if self._life is not None:
+            await self._life
+
+    def properties(self) -> dict[str, str]:
+        """What `systemctl show` tells of it."""
+        return super().properties() | {
+            "SubState": self._sub,
+            "Result": self._result,
+            "MainPID": str(self._process.pid if self._process else 0),
+            "NRestarts": str(self._restarts),
+            "StatusText": self._status,
+            "ExecMainStatus": str(self._exit),
+        }
+
+    async def _live(self) -> None:
+        """From the first start to the last end, through all restarts."""
         try:
-            if not await self._prepare():
-                return False
-            return await self._run_main(notify)
-        except OSError as error:
-            self._status, self._result, self.active = f"{error.filename}: {error.strerror}", "resources", "failed"
-            return False
+            while await self._run_once_and_decide():
+                self.active, self._sub = "activating", "auto-restart"
+                self._settled.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self.unit.seconds("Service.RestartSec", 0.1))
+                self._wake.clear()
+                self._restarts += 1
+                if not self._wanted:
+                    break
         finally:
-            loop.remove_reader(listener)
-            listener.close()
-            notify.unlink(missing_ok=True)
+            well = self._result == "success" or not self._wanted
+            self.active, self._sub = ("inactive", "dead") if well else ("failed", "failed")
+            self._settled.set()
 
-    async def _prepare(self) -> bool:
-        argv, may_fail = self.unit.command("Service.ExecStartPre")
-        if not argv:
-            return True
-        process = await self._spawn(argv, None)
-        if await process.wait() == 0 or may_fail:
-            return True
-        self._result, self.active = "exit-code", "failed"
-        return False
+    async def _run_once_and_decide(self) -> bool:
+        """One process, from its start to its end; whether there shall be another."""
+        self.active, self._sub = "activating", "start"
+        self._invocation = uuid.uuid4().hex
+        try:
+            await self._run_once()
+        except OSError as error:
+            self._result, self._exit, self._status = "resources", 0, f"{error.filename}: {error.strerror}"
+        restart = self.unit.last("Service.Restart", "no")
+        return self._wanted and (restart == "always" or (restart == "on-failure" and self._result != "success"))
 
-    async def _run_main(self, notify: Path) -> bool:
+    async def _run_once(self) -> None:
+        self._result, self._ending = "success", None
+        with self._listening() as address:
+            self._fed = time.monotonic()
+            process = self._process = await self._spawn(address)
+            try:
+                if self.unit.last("Service.Type", "simple") != "notify":
+                    self._enter()
+                exited = asyncio.create_task(process.wait())
+                while not exited.done():
+                    await asyncio.wait({exited}, timeout=_TICK)
+                    self._watch()
+            finally:
+                self._process = None
+                with contextlib.suppress(ProcessLookupError):  # what the main process left behind goes with it
+                    os.killpg(process.pid, signal.SIGKILL)
+        code = await exited
+        self._exit = abs(code)
+        if self._result == "success" and not (code == 0 or (code == -signal.SIGTERM and not self._wanted)):
+            self._result = "exit-code" if code > 0 else "signal"
+
+    def _watch(self) -> None:
+        """Look at the deadlines."""
+        now = time.monotonic()
         watchdog = self.unit.seconds("Service.WatchdogSec", 0)
-        process = self._process = await self._spawn(self.unit.command("Service.ExecStart")[0], notify, watchdog)
-        self._main, self._fed = process.pid, time.monotonic()
-        if self.unit.last("Service.Type", "simple") != "notify":
-            self._enter()
-        exited = asyncio.create_task(process.wait())
-        started = time.monotonic()
-        term_at: float | None = None
-        while not exited.done():
-            await asyncio.wait({exited}, timeout=0.1)
-            now = time.monotonic()
-            limit = self.unit.seconds("Service.TimeoutStartSec", _START_SECONDS)
-            if not self.running:
-                term_at = term_at or now
-                if now - term_at > self.unit.seconds("Service.TimeoutStopSec", _STOP_SECONDS):
-                    self._signal(signal.SIGKILL)
-            elif (self.active == "activating" and now - started > limit) or (
-                watchdog and self.active == "active" and now - self._fed > watchdog
-            ):
-                self._result = "watchdog" if self.active == "active" else "timeout"
+        if not self._wanted and self._ending is None:
+            self._end(signal.SIGTERM)
+        if self._ending is not None:
+            if now - self._ending > self.unit.seconds("Service.TimeoutStopSec", _STOP_SECONDS):
+                self._result = "timeout" if self._result == "success" else self._result
                 self._signal(signal.SIGKILL)
-        self._exit = process.returncode or 0
-        self._signal(signal.SIGKILL)  # what the main process left behind goes with it
-        self._main = 0
-        clean = self._exit == 0 or not self.running
-        if not clean:
-            self._result = self._result if self._result in {"watchdog", "timeout"} else "exit-code"
-            self.active = "activating" if self.unit.last("Service.Restart", "no") != "no" else "failed"
-        return clean
+        elif self.active == "activating":
+            if now - self._fed > self.unit.seconds("Service.TimeoutStartSec", _START_SECONDS):
+                self._result = "timeout"
+                self._end(signal.SIGTERM)
+        elif watchdog and now - self._fed > watchdog:
+            self._result = "watchdog"
+            self._end(signal.SIGABRT)
 
-    async def _spawn(self, argv: list[str], notify: Path | None, watchdog: float = 0) -> asyncio.subprocess.Process:
-        environment = dict(self._environment)
-        for value in self.unit.settings.get("Service.Environment", ()):
-            key, _, text = value.strip('"').partition("=")
-            environment[key] = text
-        if notify is not None:
-            environment["NOTIFY_SOCKET"] = str(notify)
-        if watchdog:
+    def _end(self, number: signal.Signals) -> None:
+        self._ending = self._ending or time.monotonic()
+        self._signal(number)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                self._process.send_signal(number)
+
+    async def _spawn(self, address: str) -> Process:
+        around = self._surroundings
+        environment = {**around.environment, "NOTIFY_SOCKET": address, "INVOCATION_ID": self._invocation}
+        for assignment in self.unit.words("Service.Environment"):
+            key, _, value = assignment.partition("=")
+            environment[key] = value
+        if watchdog := self.unit.seconds("Service.WatchdogSec", 0):
             environment["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
-        log = os.open(self._runtime / "journal.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if folder := self.unit.last("Service.RuntimeDirectory"):
+            mode = int(self.unit.last("Service.RuntimeDirectoryMode", "755"), 8)
+            (around.runtime / folder).mkdir(mode=mode, exist_ok=True)
+        descriptor = os.open(around.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             return await asyncio.create_subprocess_exec(
-                *argv,
+                *self.unit.command(),
                 env=environment,
                 cwd=environment["HOME"],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdin=DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
                 start_new_session=True,
+                umask=int(self.unit.last("Service.UMask", "22"), 8),
             )
         finally:
-            os.close(log)
+            os.close(descriptor)
 
-    def _heard(self, listener: socket.socket) -> None:
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[str]:
+        """The socket on which this run of the service may say how it is (sd_notify(3))."""
+        address = str(self._surroundings.runtime / f"{self.unit.name}.notify")
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listener:
+            listener.bind(address)
+            try:
+                loop.add_reader(listener, self._hear, listener)
+                yield address
+            finally:
+                loop.remove_reader(listener)
+                os.unlink(address)  # noqa: PTH108 - as it was bound
+
+    def _hear(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
-                for line in listener.recv(4096).decode(errors="replace").splitlines():
-                    key, _, value = line.partition("=")
-                    if key == "READY" and self.active == "activating":
-                        self._enter()
-                    elif key == "STATUS":
-                        self._status = value
-                    if key in {"READY", "WATCHDOG"}:
-                        self._fed = time.monotonic()
+            said = dict(line.partition("=")[::2] for line in listener.recv(8192).decode(errors="replace").splitlines())
+            self._status = said.get("STATUS", self._status)
+            if said.keys() & {"READY", "WATCHDOG"}:
+                self._fed = time.monotonic()
+            if "READY" in said and self.active == "activating":
+                self._enter()
 
     def _enter(self) -> None:
-        self.active = "active"
-        self._result = "success"
-        self._entered = (datetime.now(UTC), time.monotonic())
+        super()._enter()
+        self._sub = "running"
         self._settled.set()
-
-    def _signal(self, number: signal.Signals, *, group: bool = True) -> None:
-        process = self._process
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if group:
-                os.killpg(process.pid, number)
-            else:
-                os.kill(process.pid, number)

@@ -1,10 +1,11 @@
-"""sshserver: an SSH server for a machine without OpenSSH's: public keys, and commands of one user. Touches loopback.
+"""sshserver: an SSH server for a machine without OpenSSH's: one user's keys, one user's commands. Touches loopback.
 
-With demo.sensor it is the only part of a demonstration that uses paramiko; the door to real devices is `remote`.
+It is run by its path, and imports nothing of ours. The door to real devices is `remote`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import paramiko
 from paramiko.common import (
@@ -28,8 +30,7 @@ class _Session(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         del username  # there is one user: the one that runs this
-        known = key.get_base64() in self._authorized
-        return AUTH_SUCCESSFUL if known else AUTH_FAILED
+        return AUTH_SUCCESSFUL if key.get_base64() in self._authorized else AUTH_FAILED
 
     def get_allowed_auths(self, username: str) -> str:
         del username
@@ -51,55 +52,56 @@ def _run(channel: paramiko.Channel, command: str) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,
     )
     if process.stdin is None or process.stdout is None or process.stderr is None:  # asked for just above
         return
-    threads = [
-        threading.Thread(target=_copy, args=(process.stdout.fileno(), channel.sendall), daemon=True),
-        threading.Thread(target=_copy, args=(process.stderr.fileno(), channel.sendall_stderr), daemon=True),
+    threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True).start()
+    copies = [
+        threading.Thread(target=_copy, args=(process.stdout, channel.sendall), daemon=True),
+        threading.Thread(target=_copy, args=(process.stderr, channel.sendall_stderr), daemon=True),
     ]
-    for thread in threads:
-        thread.start()
-    threading.Thread(target=_feed, args=(channel, process), daemon=True).start()
+    for copy in copies:
+        copy.start()
+    for copy in copies:
+        copy.join()
     code = process.wait()
-    for thread in threads:
-        thread.join()
-    channel.send_exit_status(code)
-    channel.close()
+    with contextlib.suppress(OSError, EOFError):  # the other side has gone
+        channel.send_exit_status(code)
+        channel.close()
 
 
-def _copy(source: int, send: Callable[[bytes], None]) -> None:
-    while data := os.read(source, 65536):
-        try:
-            send(data)
-        except OSError:  # the other side has gone
-            return
-
-
-def _feed(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is None:
-        return
-    try:
+def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
+    with contextlib.suppress(OSError), stdin:  # the command has ended
         while data := channel.recv(65536):
-            process.stdin.write(data)
-            process.stdin.flush()
-        process.stdin.close()
-    except (OSError, ValueError):  # the command has ended
-        return
+            stdin.write(data)
+
+
+def _copy(output: IO[bytes], send: Callable[[bytes], None]) -> None:
+    with contextlib.suppress(OSError), output:  # the other side has gone
+        while data := output.read(65536):
+            send(data)
 
 
 def serve(folder: Path, port: int) -> None:
-    """Serve one sensor for ever."""
+    """Serve one sensor for ever.
+
+    Args:
+        folder: Where its host key and the keys that may log in are.
+        port: Where it listens, on loopback.
+    """
     key = paramiko.Ed25519Key.from_private_key_file(str(folder / "host_key"))
     allowed = (folder / "authorized_keys").read_text(encoding="ascii")
     with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind(("127.0.0.1", port))
         door.listen(16)
+        sys.stderr.write(f"Server listening on 127.0.0.1 port {port}.\n")  # as OpenSSH's says it
         while True:
             connection, _ = door.accept()
             transport = paramiko.Transport(connection)
             transport.add_server_key(key)
+            # With an event it does not wait here, so that a client that says nothing holds up nobody.
             transport.start_server(event=threading.Event(), server=_Session(allowed))
 
 

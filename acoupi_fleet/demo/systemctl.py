@@ -1,4 +1,4 @@
-"""systemctl: the command of this name in a virtual sensor; hands its words to the sensor's manager. Stdlib only."""
+"""systemctl: the command of this name in a virtual sensor: hands its words to the sensor's manager. Stdlib only."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
     """Ask the manager, print its answer, exit with its code; 1 and one line where none listens."""
-    listening = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "systemd.sock"
     try:
         with socket.socket(socket.AF_UNIX) as door:
-            door.connect(str(listening))
-            door.sendall(json.dumps([word for word in argv if word != "--user"]).encode() + b"\n")
+            door.connect(f"{os.environ.get('XDG_RUNTIME_DIR')}/systemd")
+            door.sendall(json.dumps(argv).encode() + b"\n")
             said = json.loads(door.makefile().readline())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"Failed to connect to bus: {error}\n")

@@ -1,10 +1,8 @@
-"""units: reads the unit files that a virtual sensor was given. Reads files only.
-
-The format is that of systemd.syntax(7), as far as units of a user need it.
-"""
+"""units: reads the unit files that a virtual sensor was given, as systemd.syntax(7) has it. Reads files only."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,27 +24,20 @@ class Unit:
     settings: Mapping[str, tuple[str, ...]]
 
     def words(self, key: str) -> tuple[str, ...]:
-        """All words of a key that holds names, such as `Unit.Wants`."""
-        return tuple(word for value in self.settings.get(key, ()) for word in value.split())
+        """All words of a key that holds names or assignments, such as `Unit.Wants`."""
+        return tuple(word for value in self.settings.get(key, ()) for word in shlex.split(value))
 
     def last(self, key: str, default: str = "") -> str:
         """The value that holds: the last one given."""
         return (self.settings.get(key) or (default,))[-1]
 
     def seconds(self, key: str, default: float) -> float:
-        """A span of time in s; only plain seconds and `min` are used by our units."""
-        value = self.last(key)
-        if not value:
-            return default
-        return float(value.removesuffix("min")) * 60 if value.endswith("min") else float(value.removesuffix("s"))
+        """A span of time in s, written as plain seconds; that is what our units use."""
+        return float(self.last(key) or default)
 
-    def command(self, key: str) -> tuple[list[str], bool]:
-        """The arguments of a command, and whether its failure is ignored (a leading `-`)."""
-        value = self.last(key)
-        bare = value.lstrip("-+!:@|")
-        return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(bare)], "-" in value[
-            : len(value) - len(bare)
-        ]
+    def command(self) -> list[str]:
+        """The words of ExecStart."""
+        return [word.replace("$$", "$") for word in shlex.split(self.last("Service.ExecStart"))]
 
 
 def load(folder: Path, name: str, specifiers: Mapping[str, str]) -> Unit | None:
@@ -60,14 +51,13 @@ def load(folder: Path, name: str, specifiers: Mapping[str, str]) -> Unit | None:
     Returns:
         The unit, or None where there is no such file.
     """
-    path = folder / name
-    stem, at, rest = name.partition("@")
-    instance = rest.rpartition(".")[0]
-    if not path.exists() and at:
-        path = folder / f"{stem}@.{name.rpartition('.')[2]}"
-    if not path.exists():
+    prefix, at, rest = name.partition("@")
+    instance, _, kind = rest.rpartition(".")
+    candidates = [folder / name, *([folder / f"{prefix}@.{kind}"] if at else [])]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
         return None
-    known = {**specifiers, "i": instance, "I": instance, "n": name, "p": stem}
+    known = {**specifiers, "i": instance, "n": name, "%": "%"}
     settings: dict[str, tuple[str, ...]] = {}
     section = ""
     for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
@@ -78,14 +68,7 @@ def load(folder: Path, name: str, specifiers: Mapping[str, str]) -> Unit | None:
             section = text.strip("[]")
             continue
         key, _, value = text.partition("=")
-        name_of_key = f"{section}.{key.strip()}"
-        value = _replace(value.strip(), known)
-        settings[name_of_key] = (*settings.get(name_of_key, ()), value) if value else ()
+        value = re.sub("%(.)", lambda found: known.get(found[1], found[0]), value.strip())
+        place = f"{section}.{key.strip()}"
+        settings[place] = (*settings.get(place, ()), value) if value else ()
     return Unit(name, path, settings)
-
-
-def _replace(text: str, known: Mapping[str, str]) -> str:
-    parts = text.split("%%")
-    for letter, value in known.items():
-        parts = [part.replace(f"%{letter}", value) for part in parts]
-    return "%%".join(parts)
