@@ -2,7 +2,7 @@
 # As root the tests also boot real Debian sensors in containers; without, those tests are skipped and say why.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-PYTHON ?= python3
+export PYTHON ?= python3
 JOBS ?= $(shell nproc)
 BIN := .venv/bin
 SCRIPTS := .ci/run $(wildcard .ci/*.sh) tests/sensors/power.sh tests/sensors/rootfs/usr/local/sbin/sensor-microphone
@@ -10,7 +10,7 @@ SCRIPTS := .ci/run $(wildcard .ci/*.sh) tests/sensors/power.sh tests/sensors/roo
 .PHONY: test check format demo wheel lock packages clean
 
 test: packages .venv/ready ## every test, in parallel
-	$(BIN)/pytest --quiet --numprocesses=$(JOBS) --dist=loadgroup --durations=15 $(ARGS)
+	$(BIN)/pytest --quiet --numprocesses=$(JOBS) --durations=15 $(ARGS)
 
 check: packages .venv/ready ## format, lint, types, import contracts, scripts
 	$(BIN)/ruff format --check .

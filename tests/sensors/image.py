@@ -9,6 +9,7 @@ it), PortAudio and python3-venv.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -56,7 +57,7 @@ def _tree() -> list[Path]:
 
 
 def open_image() -> tuple[Path, int]:
-    """Return the image's folder, built if it is not there, and a lock that keeps it there while it is held."""
+    """Return the image's folder, built if it is not there, and a lock to hold until a sensor is made of it."""
     images = STATE / "images"
     folder = images / recipe()
     with locked(STATE / "images.lock"):  # one builds, the others wait for it
@@ -79,8 +80,10 @@ def open_image() -> tuple[Path, int]:
 
 
 def _remove_unused(images: Path, keep: str) -> None:
+    """Remove the images of older recipes that no sensor runs on and nobody is about to make a sensor of."""
+    used = {Path(json.loads(made.read_text())["image"]).name for made in STATE.glob("rigs/*/*/made.json")}
     for other in images.glob("*.lock"):
-        if other.stem != keep and (held := lock(other, wait=False)) is not None:
+        if other.stem not in used | {keep} and (held := lock(other, wait=False)) is not None:
             shutil.rmtree(images / other.stem, ignore_errors=True)
             other.unlink()
             os.close(held)
