@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -41,9 +42,12 @@ STYLES = {
     "problem": "red",
 }
 WORD_WIDTH = max(map(len, STYLES))
+NARROWEST = 20
 MOST_UNDER_WAY = 8
 """Hosts that are shown while they are worked on; the others are counted."""
 FEW_CHANGES = 3
+FAINTEST = -150.0
+"""dBFS; 24 bits reach down to -144, and below is a file of zeros."""
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
@@ -74,6 +78,15 @@ class Report:
         """Something to read."""
         self._out.print(Text(text))
 
+    def heading(self, text: str) -> None:
+        """What comes next."""
+        self._out.print()
+        self._out.print(Text(text, "bold"))
+
+    def command(self, text: str) -> None:
+        """What is run now, as a person would type it."""
+        self._out.print(Text.assemble(("$ ", "bright_black"), (text, "cyan")))
+
     def json(self, value: Any) -> None:
         """For a program."""
         self._out.print(Text(json.dumps(value, indent=2, default=str)))
@@ -100,12 +113,12 @@ class Report:
             if isinstance(event, Note):
                 board.note(event)
                 if event.kind == "warning":
-                    self._out.print(_line("warning", event.host, event.text, width))
-                elif self.verbose:
-                    self._out.print(_line("", event.host, event.text, width))
+                    self._print(_line("warning", event.host, width), event.text)
+                elif self.verbose and event.percent is None:  # steps, not how far each has come
+                    self._print(_line("", event.host, width), event.text)
             else:
                 board.finish(event.host)
-                self._out.print(Text("\n").join(self._result(event, word, width)))
+                self._result(event, word, width)
 
         with self._live(board):
             yield observe
@@ -118,18 +131,30 @@ class Report:
         with Live(board, console=self._out, transient=True, refresh_per_second=8):
             yield
 
-    def _result(self, result: Result, done_word: str, width: int) -> Iterator[Text]:
-        seconds = f"{result.seconds:.1f} s"
+    def _result(self, result: Result, done_word: str, width: int) -> None:
+        word = done_word if result.status == "changed" else result.status
+        line, seconds = _line(word, result.host, width), f"{result.seconds:.1f} s"
         if result.error is not None:
-            yield _line(result.status, result.host, result.error, width)
+            self._print(line, result.error)
         elif result.status != "changed":
-            yield _line(result.status, result.host, f"nothing to do ({seconds})", width)
+            self._print(line, f"nothing to do ({seconds})")
         elif not self.verbose and done_word == "changed" and len(result.changes) > FEW_CHANGES:
-            yield _line(done_word, result.host, f"{len(result.changes)} changes ({seconds}; -v lists them)", width)
+            self._print(line, f"{len(result.changes)} changes ({seconds}; -v lists them)")
         else:
-            yield _line(done_word, result.host, f"{_count(len(result.changes), 'change')} ({seconds})", width)
+            self._print(line, f"{_count(len(result.changes), 'change')} ({seconds})")
             for change in result.changes:
-                yield _line("", "", f"- {change}", width)
+                self._print(_line("", "", width), f"- {change}")
+
+    def _print(self, head: Text, text: str, style: str = "") -> None:
+        """A line; a terminal that is too narrow for it gets the rest below, behind the head."""
+        if not self._out.is_terminal:
+            head.append(text, style).rstrip()
+            self._out.print(head)
+            return
+        indent = cell_len(head.plain)
+        pieces = textwrap.wrap(text, max(self._out.width - indent, NARROWEST), break_on_hyphens=False) or [""]
+        for number, piece in enumerate(pieces):
+            self._out.print((head if number == 0 else Text(" " * indent)).append(piece, style))
 
     def recap(self, results: Sequence[Result]) -> None:
         """One line a host, in the inventory's order; `changed` counts changes, the other words are 0 or 1."""
@@ -172,20 +197,21 @@ class Report:
             for cell, width in zip(row[:-1], widths, strict=False):
                 line.append_text(cell).append(" " * (width - cell_len(cell.plain) + 2))
             note = row[-1]
-            if self._out.is_terminal and len(row) == len(heads) and cell_len(line.plain + note.plain) > self._out.width:
+            if self._out.is_terminal and len(row) == len(heads) and not self._fits(line, note):
                 line.rstrip()
                 self._out.print(line)
                 line = Text(" " * (widths[0] + 2))
-                note = Text("") if note.plain == heads[-1] else note
-            line.append_text(note)
-            line.rstrip()
-            if line.plain:
-                self._out.print(line)
+                if note.plain == heads[-1]:
+                    continue
+            self._print(line, note.plain, str(note.style))
         if len(looks) > 1:
             counts = Counter(look.state for look in looks)
             self._out.print(
                 Text(f"{len(looks)} sensors: " + ", ".join(f"{n} {state}" for state, n in counts.most_common()))
             )
+
+    def _fits(self, line: Text, note: Text) -> bool:
+        return cell_len(line.plain.rstrip() if not note.plain else line.plain + note.plain) <= self._out.width
 
     def looks_json(self, looks: Sequence[Look]) -> None:
         """The same for a program: a list of objects, the units in the names' documentation."""
@@ -203,7 +229,7 @@ class Report:
             for finding in examination.findings:
                 word = "ok" if finding.level == "well" else finding.level
                 line = Text("  ").append(word.ljust(len("problem")), STYLES[finding.level])
-                self._out.print(line.append(f"  {_pad(finding.subject, width)}  {finding.text}"))
+                self._print(line.append(f"  {_pad(finding.subject, width)}  "), finding.text)
 
     def examinations_json(self, examinations: Sequence[Examination]) -> None:
         """The same for a program."""
@@ -268,9 +294,8 @@ class _Board:
         return Group(table, foot)
 
 
-def _line(word: str, host: str, text: str, width: int) -> Text:
-    line = Text(word.ljust(WORD_WIDTH), STYLES.get(word, ""))
-    return line.append(f"  {_pad(host, width)}  ", "bold").append(text)
+def _line(word: str, host: str, width: int) -> Text:
+    return Text(word.ljust(WORD_WIDTH), STYLES.get(word, "")).append(f"  {_pad(host, width)}  ", "bold")
 
 
 def _pad(text: str, width: int) -> str:
@@ -292,7 +317,7 @@ def _look_row(look: Look) -> list[Text]:
         *head,
         Text(look.release[:12]),
         Text(_last(look)),
-        Text("-" if look.last_level is None else f"{look.last_level:.1f} dBFS"),
+        Text("-" if look.last_level is None else _level(look.last_level)),
         Text(_free(look)),
         _clock(look.clock_offset),
         Text("-" if look.backlog is None else str(look.backlog)),
@@ -304,6 +329,10 @@ def _last(look: Look) -> str:
     if look.last_age is None or look.last_duration is None:
         return "none"
     return f"{ago(look.last_age)}, {look.last_duration:.1f} s"
+
+
+def _level(decibels: float) -> str:
+    return "no sound" if decibels < FAINTEST else f"{decibels:.1f} dBFS"
 
 
 def _free(look: Look) -> str:

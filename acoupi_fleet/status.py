@@ -172,7 +172,14 @@ def _state(answer: Mapping[str, Any], runtime: Mapping[str, Any], recorder: Mapp
     if not runtime:
         return "failed", answer["error"] or "its program says nothing; look at journalctl -u 'acoupi-*' there"
     if not recorder:
+        if (runtime.get("workers") or {}).get("recording", {}).get("alive"):
+            return "stuck", "its recorder lives and has said nothing for a while; run acoupi-fleet restart"
         return "stopped", f"{', '.join(asleep) or 'the recorder'} is not running; run acoupi-fleet restart"
+    return _state_of(recorder, f"{', '.join(asleep)} is not active" if asleep else "")
+
+
+def _state_of(recorder: Mapping[str, Any], otherwise: str) -> tuple[State, str]:
+    """What a recorder that lives does; `otherwise` is said where it has nothing to say."""
     said, detail = recorder["state"], recorder.get("detail", "")
     if said not in _OF_RECORDER:
         return "failed", detail or f"the recorder is in state {said}"
@@ -181,9 +188,7 @@ def _state(answer: Mapping[str, Any], runtime: Mapping[str, Any], recorder: Mapp
         return "stuck", detail or "the microphone is open and delivers nothing; run acoupi-fleet restart"
     if said in ("recording", "listening") and recorder.get("silent"):
         return "SILENT", detail or "the last three recordings hold no sound; look at the microphone and its cable"
-    if asleep:
-        detail = f"{', '.join(asleep)} is not active"
-    return _OF_RECORDER[said], detail
+    return _OF_RECORDER[said], detail or otherwise
 
 
 def _age(created_on: str | None, device_now: float) -> float | None:
