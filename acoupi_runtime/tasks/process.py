@@ -96,7 +96,20 @@ class Processing:
         except StoreError:
             self._store.give_back(claims)
             raise
+        except Exception as error:  # noqa: BLE001 - a value that no row can hold, of a model or a filter
+            self._finish_each(claims, outcomes, error)
+            return
         follow(moves)  # what cannot follow now, the rescan will move
+
+    def _finish_each(self, claims: Sequence[Claim], outcomes: Sequence[Outcome], error: Exception) -> None:
+        """Find the outcome that cannot be stored: it is a failure of its own recording, and not of those beside it."""
+        by_id = {claim.recording.id: claim for claim in claims}
+        for outcome in outcomes:
+            claim = by_id[outcome.recording.id]
+            if len(outcomes) > 1:
+                self._finish((claim,), (outcome,))
+            elif (instead := self._failed(claim, error)) is not None:
+                follow(self._store.finish((instead,), ()))
 
     def _decide(self, claim: Claim) -> Outcome | None:
         """What becomes of a recording, or None if it is tried again later."""
@@ -108,12 +121,17 @@ class Processing:
         try:
             return self._pipeline.decide(recording)
         except Exception as error:  # noqa: BLE001 - whatever a model raises, it concerns this recording alone
-            reason = f"{type(error).__name__}: {error}"
-            if claim.attempts >= self._config.max_attempts:
-                return self._quarantine(claim, reason)
-            logger.warning("%s: attempt %d failed, another follows: %s", recording.path, claim.attempts, reason)
-            self._store.failed(recording.id, reason, pause=_RETRY * claim.attempts)
-            return None
+            return self._failed(claim, error)
+
+    def _failed(self, claim: Claim, error: Exception) -> Outcome | None:
+        """Let a recording be tried again later, or give it up."""
+        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+        if claim.attempts >= self._config.max_attempts:
+            return self._quarantine(claim, reason)
+        path = claim.recording.path
+        logger.warning("%s: attempt %d failed, another follows: %s", path, claim.attempts, reason)
+        self._store.failed(claim.recording.id, reason, pause=_RETRY * claim.attempts)
+        return None
 
     def _quarantine(self, claim: Claim, reason: str) -> Outcome:
         path = quarantine_path(self._recordings, claim.recording)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
-from time import monotonic
 
 from acoupi_runtime.clock import Clock
 from acoupi_runtime.components import Messenger
@@ -50,21 +48,18 @@ class Sending:
         messengers: tuple[Messenger, ...],
         config: MessagingConfig,
         clock: Clock,
-        *,
-        steady: Callable[[], float] = monotonic,
     ) -> None:
         self._store = store
         self._messengers = messengers
         self._config = config
         self._clock = clock
-        self._steady = steady
         self._paces = {messenger.name: _Pace() for messenger in messengers}
 
     def run(self) -> None:
         """Send what waits, with each messenger whose time has come."""
         for messenger in self._messengers:
             pace = self._paces[messenger.name]
-            if pace.due > self._steady() or not pace.busy.acquire(blocking=False):
+            if pace.due > self._clock.steady() or not pace.busy.acquire(blocking=False):
                 continue
             try:
                 self._work_off(messenger, pace)
@@ -72,7 +67,7 @@ class Sending:
                 pace.busy.release()
 
     def _work_off(self, messenger: Messenger, pace: _Pace) -> None:
-        end = self._steady() + BUDGET
+        end = self._clock.steady() + BUDGET
         left = self._config.max_messages
         while left is None or left > 0:
             limit = _BATCH if left is None else min(_BATCH, left)
@@ -88,7 +83,11 @@ class Sending:
                 break
             left = None if left is None else left - len(attempts)
         # Stopped by the budget, there is more: then the next call goes on at once.
-        pace.due = self._steady() + self._config.message_send_interval if self._steady() < end else self._steady()
+        pace.due = (
+            self._clock.steady() + self._config.message_send_interval
+            if self._clock.steady() < end
+            else self._clock.steady()
+        )
 
     def _send_batch(
         self, messenger: Messenger, limit: int, end: float
@@ -97,7 +96,7 @@ class Sending:
         waiting = self._store.waiting_messages(messenger.name, limit, self._config.message_order, hold=hold)
         attempts: list[Attempt] = []
         for one in waiting:
-            if self._steady() > end:
+            if self._clock.steady() > end:
                 break
             try:
                 response = messenger.send_message(one.message)
@@ -113,7 +112,7 @@ class Sending:
     def _rest(self, messenger: Messenger, pace: _Pace, error: MessageSendError) -> None:
         if not pace.failures:  # one line per change of state
             logger.warning("%s: nothing goes out now, it is tried again: %s", messenger.name, error)
-        pace.due = self._steady() + pause_after(pace.failures)
+        pace.due = self._clock.steady() + pause_after(pace.failures)
         pace.failures += 1
 
 
