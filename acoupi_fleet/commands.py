@@ -13,7 +13,7 @@ from acoupi_fleet.check import check as check_hosts
 from acoupi_fleet.configuration import Configuration, configure_all
 from acoupi_fleet.desired import Desired
 from acoupi_fleet.diff import differences
-from acoupi_fleet.errors import EXIT_INTERRUPTED, EXIT_OK, HostError, HostKeyError, UnreachableError
+from acoupi_fleet.errors import EXIT_INTERRUPTED, EXIT_OK, HostError, HostKeyError, UnreachableError, UsageError
 from acoupi_fleet.inventory import Host, load_inventory
 from acoupi_fleet.provision import Options, exit_code
 from acoupi_fleet.provision import provision as provision_hosts
@@ -119,11 +119,13 @@ def examine(args: Namespace, report: Report) -> int:
 
 def fill_cache(args: Namespace, report: Report) -> int:
     """Download what sensors need, for a trip without internet."""
+    if bool(args.python) != bool(args.machine):
+        raise UsageError("prepare: --python and --machine belong together; give both, or neither to ask the sensors")
     hosts = _rendered(args, report)
     locks = {host.name: desired.lock for host, desired in hosts if desired.runtime is None}
     wanted: list[tuple[str, str, Target]] = []
     codes = []
-    if args.python or args.machine:
+    if args.python:
         target = prepare.by_hand(args.python, args.machine, args.glibc)
         wanted = [(name, lock, target) for name, lock in (locks or {"any": bundled_lock()}).items()]
     else:
@@ -174,13 +176,13 @@ def list_inventory(args: Namespace, report: Report) -> int:
 
 def demo(args: Namespace, report: Report) -> int:
     """Show a fleet on this machine, without hardware."""
-    from acoupi_fleet.demo import story
+    from acoupi_fleet.demo import stage, story
 
-    folder = story.default_folder()
+    folder = (args.folder or stage.default_folder()).absolute()
     if args.stop:
-        report.line("ended" if story.stop(folder) else "no demonstration was running")
+        report.line("ended" if stage.removed(folder) else "no demonstration was running")
         return EXIT_OK
-    return story.run(folder, keep=args.keep, say=report.line)
+    return story.run(folder, keep=args.keep, voice=report)
 
 
 def _hosts(args: Namespace) -> list[Host]:

@@ -1,0 +1,368 @@
+"""Whatever a person gets wrong is one line, `where: what; what to do`, with its exit code; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from acoupi_fleet.cli import main
+from tests.support import free_port, new_key, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support import SshServer
+
+GOOD = "lab host=127.0.0.1 port=1 user=pi program=default"
+
+
+class Said(NamedTuple):
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that tell what is wrong, wherever they stand."""
+        return [line for line in (self.out + self.err).splitlines() if re.search(r"\berror:|; |\?$", line)]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    """The command line in this process, with a home directory of its own and without an agent."""
+    home = tmp_path / "workstation"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Said(code, out, err)
+
+    return run
+
+
+def inventory(folder: Path, *lines: str) -> Path:
+    path = folder / "sensors.ini"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+WRONG_BEFORE_ANYTHING_IS_CONTACTED = {
+    "no such command": (["provison", "x"], [], "'provison' is no command; did you mean provision?"),
+    "no inventory named": (
+        ["provision"],
+        [],
+        "the following arguments are required: INVENTORY; see acoupi-fleet provision",
+    ),
+    "an option that does not exist": (["status", "{ini}", "--fork", "0"], [GOOD], "'0' is no count; give 1 or more"),
+    "a time that is none": (["status", "{ini}", "--timeout", "-3"], [GOOD], "'-3' is no time; give seconds"),
+    "a missing inventory": (["provision", "nowhere.ini"], [], "nowhere.ini: there is no such file; name an inventory"),
+    "a folder": (["provision", "."], [], "it is a folder; name the file in it"),
+    "an empty inventory": (["check", "{ini}"], ["# nothing"], "it holds no host; write one a line"),
+    "a pattern that matches nothing": (
+        ["provision", "{ini}", "--limit", "lag*"],
+        [GOOD],
+        "--limit 'lag*': 'lag*' matches no host and no group; ",
+    ),
+    "a slip in a pattern": (["restart", "{ini}", "--limit", "labb"], [GOOD], "did you mean lab?"),
+    "a group without hosts": (
+        ["provision", "{ini}", "--limit", "pond"],
+        [GOOD, "[pond]"],
+        "the group 'pond' has no hosts; correct the pattern",
+    ),
+    "a wrong type": (
+        ["provision", "{ini}"],
+        [GOOD, "[all:vars]", "program.recording.duration=long"],
+        "sensors.ini:3: program.recording.duration: ",
+    ),
+    "a misspelt key": (
+        ["provision", "{ini}"],
+        [GOOD + " program.microphone.sampelrate=48000"],
+        "sensors.ini:1: program.microphone.sampelrate: unknown key; did you mean program.microphone.samplerate?",
+    ),
+    "no program": (["render", "{ini}", "--output", "out"], ["lab"], "lab: no program is named; write program=default"),
+    "a host that the inventory has not": (["inventory", "{ini}", "--host", "pond"], [GOOD], "no such host"),
+    "a device that is none": (["doctor", "pi@-oProxyCommand=x"], [], "-oProxyCommand=x"),
+    "half a version": (
+        ["prepare", "{ini}", "--python", "3.11", "--machine", "aarch64"],
+        [GOOD],
+        "--python 3.11: the whole version is needed, such as 3.11.2",
+    ),
+    "half a device": (["prepare", "{ini}", "--python", "3.11.2"], [GOOD], "--python and --machine belong together"),
+    "32-bit ARM": (
+        ["prepare", "{ini}", "--python", "3.11.2", "--machine", "armv7l"],
+        [GOOD],
+        "--machine armv7l: there are no wheels for it; use one of aarch64, x86_64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_BEFORE_ANYTHING_IS_CONTACTED)
+def test_a_wrong_word_is_one_line_and_exit_code_1(name: str, run: Callable[..., Said], tmp_path: Path) -> None:
+    words, lines, expected = WRONG_BEFORE_ANYTHING_IS_CONTACTED[name]
+    path = inventory(tmp_path, *lines)
+    said = run(*(word.format(ini=path) for word in words))
+    assert (said.code, said.out) == (1, "")
+    assert re.fullmatch(r"error: [^\n]+\n", said.err), "one line"
+    assert expected in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_mistakes_of_an_inventory_are_told_at_once(run: Callable[..., Said], tmp_path: Path) -> None:
+    path = inventory(
+        tmp_path, f"{GOOD} program.recording.durration=3", f"{GOOD.replace('lab', 'pond')} celery.timezone=Mars"
+    )
+    said = run("provision", path)
+    assert said.code == 1
+    assert [line.split(":")[2] for line in said.err.splitlines()] == ["1", "2"], said.err
+
+
+class Silent:
+    """Something that listens on a port and is no SSH server."""
+
+    def __init__(self, answer: bytes | None, *, accepts: bool = True) -> None:
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(0 if not accepts else 16)
+        self.port: int = self.socket.getsockname()[1]
+        self.held: list[socket.socket] = []
+        if accepts:
+            threading.Thread(target=self._serve, args=(answer,), daemon=True).start()
+        else:
+            self._fill()
+
+    def _serve(self, answer: bytes | None) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.held.append(connection)
+            if answer is not None:
+                connection.sendall(answer)
+
+    def _fill(self) -> None:
+        """Take all places of the queue, so that the kernel answers nobody else."""
+        for _ in range(4):
+            waiting = socket.socket()
+            waiting.settimeout(0)
+            waiting.connect_ex(("127.0.0.1", self.port))
+            self.held.append(waiting)
+
+    def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+        for each in (self.socket, *self.held):
+            each.close()
+
+
+@pytest.fixture
+def listening() -> Iterator[Callable[..., Silent]]:
+    """Makes ports at which nobody speaks SSH."""
+    made: list[Silent] = []
+
+    def make(answer: bytes | None = None, *, accepts: bool = True) -> Silent:
+        made.append(Silent(answer, accepts=accepts))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def unreachable(said: Said, host: str, expected: str) -> None:
+    """It counts as unreachable, in one line that says why."""
+    assert said.code == 4, said
+    lines = [line for line in said.out.splitlines() if line.startswith("unreachable")]
+    assert len(lines) == 1, said.out
+    assert lines[0].split()[1] == host
+    assert expected in lines[0]
+    assert f"{host} : ok=0  changed=0  unreachable=1  failed=0  skipped=0" in said.out
+
+
+def test_a_name_that_does_not_resolve(run: Callable[..., Said], tmp_path: Path) -> None:
+    said = run("provision", inventory(tmp_path, "lab host=no-such-sensor.invalid program=default"))
+    unreachable(said, "lab", "no-such-sensor.invalid: this name does not resolve; correct it, or set host=ADDRESS")
+
+
+def test_a_port_that_refuses(run: Callable[..., Said], tmp_path: Path) -> None:
+    port = free_port()
+    said = run("restart", inventory(tmp_path, f"lab host=127.0.0.1 port={port} program=default"))
+    unreachable(said, "lab", f"127.0.0.1 port {port}: the connection is refused; is its SSH server running")
+
+
+def test_a_host_that_does_not_answer(
+    run: Callable[..., Said], listening: Callable[..., Silent], tmp_path: Path
+) -> None:
+    deaf = listening(accepts=False)
+    path = inventory(tmp_path, f"lab host=127.0.0.1 port={deaf.port} program=default")
+    unreachable(run("provision", path, "--timeout", "0.5"), "lab", "no answer within 0.5 s; is it on")
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "a web server"])
+def test_something_else_than_an_ssh_server(
+    answer: bytes | None, run: Callable[..., Said], listening: Callable[..., Silent], tmp_path: Path
+) -> None:
+    other = listening(answer)
+    path = inventory(tmp_path, f"lab host=127.0.0.1 port={other.port} program=default")
+    unreachable(run("provision", path, "--timeout", "1"), "lab", "is this an SSH server")
+
+
+def encrypted_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "a secret", "-f", path], check=True, timeout=60)
+
+
+KEYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "it does not exist": (Path.absolute, "there is no such key file; correct `identity` in the inventory"),
+    "it is no key": (lambda path: path.write_text("hello\n"), "this is no private key; correct `identity`"),
+    "it is the public half": (
+        lambda path: (new_key(path, "x"), path.write_bytes(path.with_suffix(".pub").read_bytes())),
+        "this is the public half of a key",
+    ),
+    "it has a passphrase, and no agent holds it": (
+        encrypted_key,
+        "has a passphrase and no agent holds it; run `ssh-add",
+    ),
+    "the server does not accept it": (lambda path: new_key(path, "x"), "put its public half there: ssh-copy-id"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_does_not_open_the_door(
+    name: str, run: Callable[..., Said], sshd: SshServer, tmp_path: Path
+) -> None:
+    make, expected = KEYS[name]
+    key = tmp_path / "key"
+    make(key)
+    line = sshd.inventory_line("lab", identity=key, host_key=sshd.host_key, program="default", systemd_scope="user")
+    unreachable(run("provision", inventory(tmp_path, line)), "lab", expected)
+
+
+def test_an_unknown_host_key_is_refused_before_anything_is_sent(
+    run: Callable[..., Said], sshd: SshServer, tmp_path: Path
+) -> None:
+    path = inventory(tmp_path, sshd.inventory_line("lab", program="default", systemd_scope="user"))
+    said = run("provision", path)
+    assert said.code == 5
+    assert re.search(
+        r"failed +lab +\S+: its host key SHA256:\S+ \(ssh-ed25519\) is not known here; nothing was sent; ", said.out
+    )
+    assert list(sshd.home.iterdir()) == []
+
+
+def test_a_changed_host_key_is_refused_and_the_others_go_on(
+    run: Callable[..., Said], sshd: SshServer, tmp_path: Path
+) -> None:
+    other = new_key(tmp_path / "other", "another machine")
+    known = Path(os.environ["HOME"]) / ".ssh/known_hosts"
+    known.parent.mkdir()
+    known.write_text(f"[127.0.0.1]:{sshd.port} {other}\n")
+    words = {"program": "default", "systemd_scope": "user"}
+    path = inventory(
+        tmp_path,
+        sshd.inventory_line("changed", **words),
+        sshd.inventory_line("pinned", host_key=sshd.host_key, **words),
+    )
+    said = run("provision", path, "--check", "--accept-new")
+    assert said.code == 5
+    assert re.search(r"failed +changed +\S+: its host key has changed: .*ssh-keygen -R", said.out)
+    assert re.search(r"would change +pinned ", said.out)
+
+
+def pretend(sshd: SshServer, first: str) -> None:
+    """Let the server's `python3` first run a line of its own: what it then says of itself is not true."""
+    if Path(os.environ.get("SHELL") or "/bin/bash").name != "bash":
+        pytest.skip("the login shell is not bash, which reads ~/.bashrc for a command over SSH")
+    python = sshd.home / "bin/python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -I -B -c {shlex.quote(first)}"\n$4"\n')
+    python.chmod(0o755)
+    (sshd.home / ".bashrc").write_text('PATH="$HOME/bin:$PATH"\n')
+
+
+DEVICES = {
+    "Python 3.5": (
+        "import sys; sys.version_info = (3, 5, 3, 'final', 0)",
+        "Python 3.5.3 is too old, 3.11 is needed; install Debian 12 or newer",
+    ),
+    "Python 3.9": (
+        "import platform; platform.python_version = lambda: '3.9.2'",
+        "Python 3.9.2 is too old",
+    ),
+    "32-bit": (
+        "import ctypes.util, struct; size = struct.calcsize; struct.calcsize = lambda form: 4 if form == 'P' else size(form)",
+        "32-bit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_that_is_too_old_or_too_small(
+    name: str, run: Callable[..., Said], sshd: SshServer, tmp_path: Path
+) -> None:
+    first, expected = DEVICES[name]
+    pretend(sshd, first)
+    line = sshd.inventory_line("lab", host_key=sshd.host_key, program="default", systemd_scope="user")
+    said = run("provision", inventory(tmp_path, line))
+    assert said.code == 2, said
+    failed = [line for line in said.out.splitlines() if line.startswith("failed")]
+    assert len(failed) == 1
+    assert expected in failed[0]
+    assert "; " in failed[0], "with what to do"
+    assert not (sshd.home / ".local/share/acoupi").exists()
+
+
+def test_a_login_shell_that_talks_does_no_harm(run: Callable[..., Said], sshd: SshServer, tmp_path: Path) -> None:
+    (sshd.home / ".bashrc").write_text("echo Welcome to the lab\n")
+    line = sshd.inventory_line("lab", host_key=sshd.host_key, systemd_scope="user")
+    said = run("status", inventory(tmp_path, line))
+    assert re.search(r"^lab +not provisioned +run acoupi-fleet provision$", said.out, re.MULTILINE)
+    assert said.code == 2
+
+
+# Whoever started the tests in the background may have made them deaf to it.
+_HEARS_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from acoupi_fleet.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("verb", ["provision", "status"])
+def test_ctrl_c_ends_at_once_with_one_line_and_exit_code_130(
+    verb: str, listening: Callable[..., Silent], tmp_path: Path
+) -> None:
+    other = listening()
+    path = inventory(tmp_path, f"lab host=127.0.0.1 port={other.port} program=default")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HEARS_CTRL_C, verb, path, "--timeout", "600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: other.held, 120, "the connection")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert re.fullmatch(r"interrupted: [^\n]+\n", err)
