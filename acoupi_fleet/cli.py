@@ -136,6 +136,9 @@ def _list(parser: argparse.ArgumentParser) -> None:
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave the sensors running")
     parser.add_argument("--stop", action="store_true", help="end the sensors that --keep left running")
+    parser.add_argument(
+        "--folder", metavar="DIR", type=Path, help="where all of it is (default: in the folder for temporary files)"
+    )
 
 
 VERBS = (

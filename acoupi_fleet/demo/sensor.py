@@ -6,8 +6,10 @@ program can switch off what this one left on.
 
 from __future__ import annotations
 
+import base64
 import functools
 import getpass
+import hashlib
 import os
 import shutil
 import signal
@@ -84,8 +86,9 @@ class VirtualSensor:
 
     @property
     def host_key(self) -> str:
-        """The public half of its host key, as an inventory pins it."""
-        return (self.folder / "host_key.pub").read_text(encoding="ascii").strip()
+        """The fingerprint of its host key, as an inventory pins it."""
+        blob = base64.b64decode((self.folder / "host_key.pub").read_text(encoding="ascii").split()[1])
+        return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -109,7 +112,7 @@ class VirtualSensor:
         return [sys.executable, "-P", str(_HERE / "sshserver.py"), str(self.folder), str(self.port)]
 
     def make(self, login_key: str) -> None:
-        """Write its folder: keys, commands, and nothing of the product.
+        """Make its folder: keys, commands, and nothing of the product.
 
         Args:
             login_key: The public key that may log in.
@@ -118,11 +121,6 @@ class VirtualSensor:
             folder.mkdir(mode=0o700, parents=True)
         make_key(self.folder / "host_key")
         _write(self.folder / "authorized_keys", f"{login_key}\n")
-        settings = " ".join(f'"{key}={value}"' for key, value in self.environment.items())
-        _write(
-            self.folder / "sshd_config",
-            _SSHD_CONFIG.format(port=self.port, folder=self.folder, environment=settings),
-        )
         # -S: it needs the standard library only, and is called often.
         ask = f'exec "{sys.executable}" -I -S "{_HERE / "systemctl.py"}" "$@"'
         _write(self.folder / "bin/systemctl", f"#!/bin/sh\n{ask}\n", 0o700)
@@ -137,6 +135,11 @@ class VirtualSensor:
             PortTakenError: If somebody else listens on its port.
             FleetError: If its first process ends at once.
         """
+        settings = " ".join(f'"{key}={value}"' for key, value in self.environment.items())
+        _write(
+            self.folder / "sshd_config",
+            _SSHD_CONFIG.format(port=self.port, folder=self.folder, environment=settings),
+        )
         # Not subprocess: what is started here may stay when this program ends.
         first = Process.of(
             os.posix_spawn(
