@@ -197,7 +197,7 @@ def _usable_keys(to: Endpoint, *, explicit: bool) -> tuple[list[Path], list[Path
     for path in to.identities:
         try:
             paramiko.PKey.from_path(path)
-        except paramiko.PasswordRequiredException:
+        except (paramiko.PasswordRequiredException, TypeError):  # the latter is cryptography's word for it
             locked.append(path)
         except FileNotFoundError:
             raise UnreachableError(f"{path}: there is no such key file; correct `identity` in the inventory") from None
@@ -243,17 +243,24 @@ def _open(client: Any, connection: Connection, to: Endpoint, locked: list[Path])
             f"nothing was sent; if its card was written anew, forget the old key: ssh-keygen -R '{to.known_as}'"
         ) from None
     except paramiko.AuthenticationException:
-        if locked:
-            raise UnreachableError(
-                f"{to}: {locked[0]} has a passphrase and no agent holds it; run `ssh-add {locked[0]}`, then again"
-            ) from None
-        key = connection.identity or (to.identities[0] if to.identities else None)
-        offered = f"the key {key}" if key else "any key of an agent, and there is no key in ~/.ssh"
-        raise UnreachableError(
-            f"{to}: the server does not accept {offered}; put its public half there: "
-            f"ssh-copy-id {f'-i {key}.pub ' if key else ''}-p {to.port} {to.user}@{to.address}"
-        ) from None
+        raise _refused(connection, to, locked) from None
     except (paramiko.SSHException, OSError, EOFError) as error:
+        if str(error) == "No authentication methods available":
+            raise _refused(connection, to, locked) from None
         raise UnreachableError(
             f"{to}: no SSH connection: {str(error) or type(error).__name__}; is this an SSH server, and is it on?"
         ) from None
+
+
+def _refused(connection: Connection, to: Endpoint, locked: list[Path]) -> UnreachableError:
+    """Why nobody let us in, and what to do."""
+    if locked:
+        return UnreachableError(
+            f"{to}: {locked[0]} has a passphrase and no agent holds it; run `ssh-add {locked[0]}`, then again"
+        )
+    key = connection.identity or (to.identities[0] if to.identities else None)
+    offered = f"the key {key}" if key else "any key of an agent, and there is no key in ~/.ssh"
+    return UnreachableError(
+        f"{to}: the server does not accept {offered}; put its public half there: "
+        f"ssh-copy-id {f'-i {key}.pub ' if key else ''}-p {to.port} {to.user}@{to.address}"
+    )

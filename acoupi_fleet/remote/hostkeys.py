@@ -41,15 +41,22 @@ class HostKeys:
         """Remember the files; without any, those that OpenSSH reads. New keys are added to the first."""
         self._files = tuple(files or (Path.home() / ".ssh/known_hosts", Path("/etc/ssh/ssh_known_hosts")))
         self._guard = threading.Lock()
-        self._keys: Any = None
+        self._read_already = False
+        self._keys: dict[str, dict[str, Any]] = {}
+        self._hashed: list[tuple[str, Any]] = []
         self._revoked: set[str] = set()
 
     def of(self, name: str) -> dict[str, Any]:
         """The keys known under a name, by type."""
         with self._guard:
-            if self._keys is None:
+            if not self._read_already:
                 self._read()
-            return dict(self._keys.lookup(name) or {})
+                self._read_already = True
+            found = dict(self._keys.get(name, {}))
+            for hashed, key in self._hashed:
+                if paramiko.HostKeys.hash_host(name, hashed) == hashed:
+                    found.setdefault(key.get_name(), key)
+            return found
 
     def is_revoked(self, key: Any) -> bool:
         """Whether known_hosts says that this key must never be trusted again."""
@@ -66,20 +73,35 @@ class HostKeys:
                 before = stream.read()
                 gap = b"" if not before or before.endswith(b"\n") else b"\n"
                 stream.write(gap + f"{name} {key.get_name()} {key.get_base64()}\n".encode())
-            self._keys.add(name, key.get_name(), key)
+            self._keys.setdefault(name, {})[key.get_name()] = key
 
     def _read(self) -> None:
-        keys = paramiko.HostKeys()
         for path in self._files:
-            if path.is_file():
-                keys.load(str(path))
-                for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                    match line.split():
-                        case ["@revoked", _, _, key, *_]:
-                            self._revoked.add(key)
-                        case _:
-                            pass
-        self._keys = keys
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+            for line in lines:
+                match line.split():
+                    case [] | ["@cert-authority", *_]:  # paramiko knows no certificates
+                        pass
+                    case ["@revoked", _, _, key, *_]:
+                        self._revoked.add(key)
+                    case [names, kind, key, *_] if not names.startswith(("#", "@")):
+                        self._remember(names, kind, key)
+                    case _:
+                        pass
+
+    def _remember(self, names: str, kind: str, text: str) -> None:
+        """Keep one line; a broken one vouches for nobody, nor does a kind that paramiko does not know."""
+        try:
+            entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{names} {kind} {text}")
+        except Exception:  # noqa: BLE001 - paramiko raises several kinds for a broken key
+            return
+        if entry is None:
+            return
+        for name in entry.hostnames:
+            if name.startswith("|1|"):
+                self._hashed.append((name, entry.key))
+            else:
+                self._keys.setdefault(name, {}).setdefault(kind, entry.key)
 
 
 class Pinned(paramiko.MissingHostKeyPolicy):

@@ -30,46 +30,30 @@ PROMPT = "ACOUPI-PASSWORD:"
 OLDEST_AGENT_PYTHON = (3, 7)
 _NO_STATUS = -1
 _MOST_NOISE = 64 * 1024
-_MODULES = (
-    "__init__",
-    "wire",
-    "layout",
-    "files",
-    "system",
-    "health",
-    "facts",
-    "packages",
-    "environment",
-    "users",
-    "release",
-    "apply",
-    "run",
-    "status",
-    "restart",
-    "doctor",
-    "texts",
-    "agent",
-)
-
 # Runs under any python3, so that an old one can say that it is old. Reads exactly what is announced: the rest is the
 # conversation.
 _BOOTSTRAP = (
     "import sys,json,platform,struct,os;"
-    f"sys.stdout.write('\\n{wire.GREETING}'+json.dumps([list(sys.version_info[:3]),platform.machine(),struct.calcsize('P')*8,os.getuid()])+'\\n');"
+    "says=[list(sys.version_info[:3]),platform.machine(),struct.calcsize('P')*8,os.getuid()];"
+    f"sys.stdout.write('\\n{wire.GREETING}'+json.dumps(says)+'\\n');"
     "sys.stdout.flush();"
     "exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
 )
 _LOADER = """
-import sys, types
+import importlib.util, sys, types
+class Sent:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self) if name in MODULES else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        exec(compile(MODULES[module.__name__], module.__name__, "exec"), module.__dict__)
+sys.meta_path.insert(0, Sent())
 for name in ("acoupi_fleet", "acoupi_fleet.device"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
-for name, text in MODULES:
-    module = types.ModuleType("acoupi_fleet.device." + name)
-    sys.modules[module.__name__] = module
-    setattr(sys.modules["acoupi_fleet.device"], name, module)
-    exec(compile(text, name + ".py", "exec"), module.__dict__)
-sys.modules["acoupi_fleet.device.agent"].main()
+from acoupi_fleet.device import agent
+agent.main()
 """
 
 
@@ -90,11 +74,13 @@ class Greeting:
 @cache
 def agent_source() -> bytes:
     """The agent as one text, with its length before it."""
-    folder = resources.files("acoupi_fleet.device")
-    modules = [
-        (name, folder.joinpath(f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES if name != "__init__"
-    ]
-    text = f"MODULES = {json.dumps(modules)}\n{_LOADER}".encode()
+    files = resources.files("acoupi_fleet.device").iterdir()
+    modules = {
+        f"acoupi_fleet.device.{file.name.removesuffix('.py')}": file.read_text(encoding="utf-8")
+        for file in files
+        if file.name.endswith(".py") and file.name != "__init__.py"
+    }
+    text = f"MODULES = {json.dumps(modules, sort_keys=True)}\n{_LOADER}".encode()
     return b"%d\n%s" % (len(text), text)
 
 
