@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import ValidationError
 
 from acoupi_runtime.clock import SystemClock
-from acoupi_runtime.clock import boot_id as this_boot
 from acoupi_runtime.data import Instant, Noun
 from acoupi_runtime.home import Home
 
@@ -85,7 +84,9 @@ def read_state(home: Home) -> RecorderState | None:
     except (OSError, ValidationError):
         return None
     age = SystemClock().steady() - state.boottime
-    if state.boot_id != this_boot() or not 0 <= age <= STALE_AFTER or not _runs(state.pid):
+    # Not compared: boot_id. What a hardened unit reads in its own /proc may differ from what is read outside it
+    # (containers cover that file). A state of an earlier boot is not of the last seconds of this one.
+    if not 0 <= age <= STALE_AFTER or not _runs(state.pid):
         return None
     return state
 
