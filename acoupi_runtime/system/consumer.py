@@ -7,7 +7,6 @@ consumes in a thread that comes back by itself, whatever happens to Redis or to 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from kombu.asynchronous import get_event_loop
 
 from acoupi_runtime.home import Home
 from acoupi_runtime.system.apps import SOCKET_TIMEOUT
+from acoupi_runtime.system.files import node
 from acoupi_runtime.system.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Consumer:
         self._app.conf.broker_transport_options["polling_interval"] = IDLE_POLL
         return WorkController(
             app=self._app,
-            hostname=f"{self._name}@{socket.gethostname()}",
+            hostname=node(self._name),
             queues=list(self._queues),
             concurrency=self._concurrency,
             pool_cls="threads",

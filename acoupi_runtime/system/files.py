@@ -64,6 +64,11 @@ def load_program(home: Home) -> AcoupiProgram[Any]:
     return program
 
 
+def node(worker: str) -> str:
+    """The name under which Celery knows a worker."""
+    return f"{worker}@{socket.gethostname()}"
+
+
 def wanted_deployment(home: Home) -> DeploymentConfig:
     """Where the sensor is said to stand; where nobody said it, a deployment is named after the host."""
     if home.deployment_file.exists():

@@ -68,13 +68,14 @@ def responding_workers(home: Home, names: list[str], timeout: float = PING_TIMEO
 
     app = apps.bare_app(home, CeleryConfig())
     try:
-        replies = app.control.ping(timeout=timeout, limit=len(names)) or []
+        # Asked by name, exactly these answer: so their number tells when all have.
+        replies = app.control.ping(list(map(files.node, names)), timeout=timeout, limit=len(names)) or []
     except Exception:  # noqa: BLE001 - of kombu, redis or the kernel: nobody answers
         return []
     finally:
         app.close()
-    answered = {node.partition("@")[0] for reply in replies for node in reply}
-    return [name for name in names if name in answered]
+    answered = {node for reply in replies for node in reply}
+    return [name for name in names if files.node(name) in answered]
 
 
 def watch_recorder(home: Home, seconds: float) -> tuple[RecorderState | None, int]:
