@@ -306,7 +306,7 @@ DEVICES = {
         "Python 3.9.2 is too old",
     ),
     "32-bit": (
-        "import ctypes.util, struct; size = struct.calcsize; struct.calcsize = lambda form: 4 if form == 'P' else size(form)",
+        "import ctypes.util, struct; old = struct.calcsize; struct.calcsize = lambda form: old(form.replace('P', 'i'))",
         "32-bit",
     ),
 }
