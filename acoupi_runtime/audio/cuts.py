@@ -51,7 +51,8 @@ class ScheduledCuts:
             start = max(tape.frame_at(planned), tape.reach)
         else:
             planned = tape.boottime_of(start)
-        span = Span(max(start - self._pre, tape.reach), start + self._frames)
+        # What follows without a pause starts where the last one ended, even if some of it has been lost meanwhile.
+        span = Span(min(start, max(start - self._pre, tape.reach)), start + self._frames)
         self._planned = (span, planned, start)
         return span
 
@@ -66,7 +67,7 @@ class ScheduledCuts:
             self._joint = (tape.id, span.end) if self._joined else None
 
     def _continuation(self, tape: Tape, offset: float) -> int | None:
-        if self._joint is None or self._joint[0] != tape.id or self._joint[1] < tape.reach:
+        if self._joint is None or self._joint[0] != tape.id:
             return None
         start = self._joint[1]
         return start if self._window.contains(tape.boottime_of(start) + offset) else None

@@ -107,14 +107,11 @@ class FrameClock:
 
     def _close_bin(self, stretch: _Stretch) -> None:
         lateness, frame = _typical(stretch.arrivals)
-        stretch.arrivals = []
+        arrivals, stretch.arrivals = stretch.arrivals, []
         if len(stretch.bins) >= _ENOUGH_FOR_A_LINE and stretch.offset is not None:
             surprise = lateness - (stretch.offset + stretch.slope * (frame - stretch.first))
             if surprise > _JUMP:
-                start = frame // self._bin_frames * self._bin_frames
-                self._lost.append(start)
-                self._stretches.append(_Stretch(start, stretch.slope))
-                del self._stretches[:-_STRETCHES]
+                self._begin_after_gap(stretch, arrivals, lateness - surprise / 2)
                 return
             if surprise < -_HEAD_START:
                 stretch.bins.clear()
@@ -122,6 +119,20 @@ class FrameClock:
         del stretch.bins[:-_BINS]
         if len(stretch.bins) >= _ENOUGH_FOR_A_LINE:
             stretch.slope, stretch.offset = _line(stretch.bins, stretch.first, _MOST_DRIFT / self._nominal)
+
+    def _begin_after_gap(self, stretch: _Stretch, arrivals: list[tuple[float, int]], limit: float) -> None:
+        """The card lost sound without a word: it is missing before the block from which on all arrivals are late."""
+        late = len(arrivals)
+        while late and arrivals[late - 1][0] > limit:
+            late -= 1
+        block = arrivals[1][1] - arrivals[0][1] if len(arrivals) > 1 else 0
+        start = arrivals[late - 1][1] if late else arrivals[0][1] - block
+        self._lost.append(start)
+        after = _Stretch(start, stretch.slope, arrivals=arrivals[late:])
+        lateness, frame = _typical(after.arrivals)
+        after.offset = lateness - after.slope * (frame - start)
+        self._stretches.append(after)
+        del self._stretches[:-_STRETCHES]
 
 
 def _typical(arrivals: list[tuple[float, int]]) -> tuple[float, int]:

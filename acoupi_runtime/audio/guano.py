@@ -46,7 +46,7 @@ def compose(recording: Recording, capture: Capture) -> str:
 
 def parse(text: str) -> tuple[Recording, Capture] | None:
     """What a text of ours says; None if it is not one."""
-    lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    lines = dict(line.split(": ", 1) for line in text.split("\n") if ": " in line)
     try:
         return Recording.model_validate_json(lines[_RECORDING]), Capture.model_validate_json(lines[_CAPTURE])
     except (KeyError, ValidationError):

@@ -155,9 +155,9 @@ class Lane:
         if span is None or take is None:
             return span is None
         room = min(span.end - self._position, len(self._out), self._most - take.frames)
-        first, count = tape.ring.read(self._position, self._out[: max(0, room)])
-        if first > self._position:
-            gone = min(first, span.end) - self._position
+        first, count = tape.ring.read(self._position, self._out[:room])
+        gone = min(first, span.end) - self._position
+        if gone > 0:
             self._gaps.append((take.frames, gone))
             self.lost += gone
             self._position += gone

@@ -91,6 +91,7 @@ class Recorder:
         self._clock = clock or SystemClock()
         self._source = source or open_source(config.microphone, config.recording, self._clock)
         self._spool = spool_dir(config)
+        self._memory_mode = in_memory(self._spool)
         self._trigger: LevelTrigger | None = None
         self._lanes = self._make_lanes()
         self._known: Deployment | None = None
@@ -264,7 +265,7 @@ class Recorder:
             last_recording=self._last,
             recordings=self._recordings,
             stream="" if tape is None else tape.id,
-            memory_mode=in_memory(self._spool),
+            memory_mode=self._memory_mode,
         )
         try:
             write_state(self._home, answer)
