@@ -15,7 +15,7 @@ import paramiko
 import pytest
 
 from acoupi_fleet.demo import sensor as sensors
-from acoupi_fleet.demo.processes import Process, descendants
+from acoupi_fleet.demo.processes import Process, descendants, zombies
 from acoupi_fleet.demo.sensor import PortTakenError, VirtualSensor, make_key, switch_off
 from acoupi_fleet.device.system import PROPERTIES
 from tests.support import free_port, wait_until
@@ -321,3 +321,20 @@ def test_a_sensor_lets_its_key_in_and_gives_the_session_a_home_of_its_own(
     make_key(folder / "stranger")
     with pytest.raises(paramiko.AuthenticationException):
         _login(one.virtual, folder / "stranger")
+
+
+def test_orphans_that_have_ended_do_not_stay_as_zombies(one: Virtual) -> None:
+    code = """
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(0.5)
+        os._exit(0)
+    os._exit(0)
+"""
+    one.unit("a.service", code + FOREVER)
+    one.systemctl("start", "a.service")
+    first = int((one.virtual.folder / "first_process").read_text().split()[0])
+    wait_until(lambda: zombies(first), DEADLINE, "an orphan that has ended")
+    wait_until(lambda: not zombies(first), DEADLINE, "its first process to let it go")
+    assert one.show("a.service")["ActiveState"] == "active"

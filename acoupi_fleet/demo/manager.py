@@ -15,13 +15,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from acoupi_fleet.demo.processes import adopt_orphans, end_descendants
+from acoupi_fleet.demo.processes import Process, adopt_orphans, end_descendants, zombies
 from acoupi_fleet.demo.sensor import VirtualSensor
 from acoupi_fleet.demo.service import Service, Surroundings, Target
 from acoupi_fleet.demo.units import Unit, load
 
 _FAILED, _INACTIVE, _NOT_FOUND = 1, 3, 5
 """systemctl's exit codes: a failure; no unit is active; there is no such unit."""
+
+_BURY_SECONDS = 5.0
 
 
 class RefusedError(Exception):
@@ -157,6 +159,17 @@ class Manager:
         return {"Id": name, "LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead"}
 
 
+async def _bury_orphans() -> None:
+    """Let adopted processes that have ended go; those of its own, asyncio sees to at once."""
+    before: set[Process] = set()
+    while True:
+        await asyncio.sleep(_BURY_SECONDS)
+        now = zombies(os.getpid())
+        for process in now & before:
+            process.bury()
+        before = now
+
+
 async def run(sensor: VirtualSensor) -> int:
     """Be a sensor's first process until SIGTERM: boot, let people in through SSH, answer systemctl."""
     manager = Manager(sensor)
@@ -169,7 +182,7 @@ async def run(sensor: VirtualSensor) -> int:
 
     sensor.bus.unlink(missing_ok=True)
     await asyncio.start_unix_server(converse, str(sensor.bus))
-    booting = asyncio.create_task(manager.boot())  # people are let in meanwhile
+    beside = [asyncio.create_task(manager.boot()), asyncio.create_task(_bury_orphans())]
     server = await asyncio.create_subprocess_exec(
         *sensor.ssh_server, env=dict(sensor.environment), cwd=sensor.folder, stdin=asyncio.subprocess.DEVNULL
     )
@@ -177,7 +190,8 @@ async def run(sensor: VirtualSensor) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, off.set)
     ends = {asyncio.create_task(off.wait()), asyncio.create_task(server.wait())}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    booting.cancel()
+    for task in beside:
+        task.cancel()
     return 0 if off.is_set() else 1
 
 

@@ -55,9 +55,13 @@ class Process:
             if time.monotonic() > until:
                 return False
             time.sleep(0.02)
-        with contextlib.suppress(ChildProcessError):  # of ours it would stay a zombie
-            os.waitpid(self.pid, os.WNOHANG)
+        self.bury()
         return True
+
+    def bury(self) -> None:
+        """Let it go if it is a child of this process that has ended; else it would stay a zombie."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send it a signal, if it is still there."""
@@ -81,6 +85,15 @@ def descendants(pid: int) -> list[Process]:
     for process in found:
         found += children.get(process.pid, ())
     return found
+
+
+def zombies(pid: int) -> set[Process]:
+    """The children of a process that have ended, and that it has not been told of yet."""
+    return {
+        Process(each, int(fields[_START]))
+        for each, fields in _all()
+        if fields[_STATE] == "Z" and int(fields[_PARENT]) == pid
+    }
 
 
 def end_descendants() -> None:

@@ -48,7 +48,7 @@ far1 port={far1.port} host_key={far1.host_key}
 host = 127.0.0.1
 user = {user}
 identity = login_key
-# The login user's own services, and a Python environment that is there already: nobody needs to be root.
+# Services of the user who logs in, and a Python that is there: without root.
 systemd_scope = user
 runtime = {runtime}
 program = default

@@ -19,6 +19,7 @@ from acoupi_fleet.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, HostError
 
 _PATIENCE = 120.0
 _PAUSE = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 class Voice(Protocol):
@@ -50,31 +51,33 @@ def run(folder: Path, *, keep: bool, voice: Voice) -> int:
     """
     stage.look_for_what_is_needed()
     stage.removed(folder)
-    kept = False
-    try:
-        with _signals(_interrupt):
+    with _interruptible():
+        try:
             began = time.monotonic()
             _tell(folder, voice)
             _what_next(folder, voice, time.monotonic() - began, keep=keep)
-            kept = keep
-    except KeyboardInterrupt:
-        voice.line("interrupted: the sensors are switched off and removed")
-        return EXIT_INTERRUPTED
-    finally:
-        if not kept:
-            with _signals(signal.SIG_IGN):
-                stage.removed(folder)
+        except BaseException as error:
+            _ignore_signals()
+            stage.removed(folder)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            voice.line("interrupted: the sensors are switched off and removed")
+            return EXIT_INTERRUPTED
+        if not keep:
+            _ignore_signals()
+            stage.removed(folder)
     return EXIT_OK
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
-def _signals(handler: Callable[..., NoReturn] | signal.Handlers) -> Iterator[None]:
-    """Treat Ctrl-C, a closed terminal and a polite kill alike."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
+def _interruptible() -> Iterator[None]:
+    """Treat Ctrl-C, a closed terminal and a polite kill alike; what clears up afterwards is not interrupted."""
+
+    def interrupt(*_: object) -> NoReturn:
+        _ignore_signals()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -82,12 +85,18 @@ def _signals(handler: Callable[..., NoReturn] | signal.Handlers) -> Iterator[Non
             signal.signal(number, was)
 
 
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _tell(folder: Path, voice: Voice) -> None:
     unreachable = {UnreachableError.exit_code}
     voice.heading("Five sensors on this computer")
     voice.line(
-        "Each has an SSH server, a home and a sound of its own. bat2 hears nothing, and far1 is off.\n"
-        "What follows is what you would type for real ones. This is what they should be:"
+        "Each has an SSH server, a home and a sound of its own. bat2 hears nothing, and\n"
+        "far1 is off. What follows is what you would type for real ones, which are\n"
+        "described in a file:"
     )
     with stage.built(folder):
         fleet = _Fleet(folder, voice)
@@ -113,11 +122,16 @@ def _tell(folder: Path, voice: Voice) -> None:
 def _what_next(folder: Path, voice: Voice, seconds: float, *, keep: bool) -> None:
     voice.heading(f"That was all of it, in {seconds:.0f} seconds.")
     if keep:
-        voice.line(f"The sensors keep running. Their recordings: {folder}/owl1/home/storages/recordings")
-        for command in (f"cd {folder}", f"acoupi-fleet status {stage.INVENTORY}", "acoupi-fleet demo --stop"):
+        voice.line("The sensors keep running.")
+        for command in (
+            f"cd {folder}",
+            f"acoupi-fleet status {stage.INVENTORY}",
+            "ls */home/storages/recordings",
+            "acoupi-fleet demo --stop",
+        ):
             voice.command(command)
         return
-    voice.line("The sensors are switched off and removed; --keep leaves them running. Now a Raspberry Pi of yours:")
+    voice.line("The sensors are switched off and removed; with --keep they stay. Now your own:")
     for command in (
         "acoupi-fleet doctor pi@raspberrypi.local",
         "acoupi-fleet init",
