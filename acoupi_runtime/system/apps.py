@@ -140,7 +140,7 @@ def _add(app: Celery, task: ProgramTask) -> None:
         result = wire.checked(task.function(*args, **kwargs), f"task {task.name!r}")
         if result is not None:
             for name in names:
-                app.send_task(name, args=[result], queue=callback_queue)
+                app.send_task(name, args=[result], queue=callback_queue, ignore_result=True)
         return result
 
     app.task(name=task.name, queue=queue, shared=False)(_as(task.function, run))

@@ -32,7 +32,7 @@ class Sender:
     def send(self, name: str, queue_name: str, args: Sequence[Any] = (), expires: float | None = None) -> bool:
         """Send one task; False where Redis is away."""
         try:
-            self._app.send_task(name, args=list(args), queue=queue_name, expires=expires)
+            self._app.send_task(name, args=list(args), queue=queue_name, expires=expires, ignore_result=True)
         except Exception as error:  # noqa: BLE001 - of kombu, redis or the kernel: it was not sent, and that is said
             logger.warning("%s is not sent, Redis is away: %s", name, error)
             return False

@@ -58,6 +58,7 @@ def run_task(home: Home, name: str, arguments: Sequence[str], timeout: float | N
     limit = timeout or files.celery_config(home).task_time_limit + 10
     queue = task.queue or apps.DEFAULT_QUEUE
     try:
+        redis.Redis(unix_socket_path=str(home.redis_socket), socket_timeout=apps.SOCKET_TIMEOUT).ping()
         sent = app.send_task(
             name, args=[value_of(text) for text in arguments], queue=queue, ignore_result=False, expires=limit
         )
