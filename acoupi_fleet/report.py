@@ -138,10 +138,12 @@ class Report:
             self._print(line, result.error)
         elif result.status != "changed":
             self._print(line, f"nothing to do ({seconds})")
+        elif len(result.changes) == 1:
+            self._print(line, f"{result.changes[0]} ({seconds})")
         elif not self.verbose and done_word == "changed" and len(result.changes) > FEW_CHANGES:
             self._print(line, f"{len(result.changes)} changes ({seconds}; -v lists them)")
         else:
-            self._print(line, f"{_count(len(result.changes), 'change')} ({seconds})")
+            self._print(line, f"{len(result.changes)} changes ({seconds})")
             for change in result.changes:
                 self._print(_line("", "", width), f"- {change}")
 
@@ -300,10 +302,6 @@ def _line(word: str, host: str, width: int) -> Text:
 
 def _pad(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _look_row(look: Look) -> list[Text]:

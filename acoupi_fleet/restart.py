@@ -69,7 +69,7 @@ def _one(
     result = Result(
         host.name,
         "changed",
-        changes=tuple(f"restarted {unit}" for unit in answer["restarted"]),
+        changes=(", ".join(answer["restarted"]),) if answer["restarted"] else (),
         warnings=warnings,
         seconds=time.monotonic() - began,
     )

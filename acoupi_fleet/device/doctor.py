@@ -67,10 +67,10 @@ def os_release() -> str:
     return found.group(1) if found else platform.system()
 
 
-def cards() -> list[dict[str, Any]]:
+def cards(asound: Path = ASOUND) -> list[dict[str, Any]]:
     """The sound cards that can record, by name, from what the kernel shows; a card in use tells what it is used at."""
     found = []
-    for folder in sorted(ASOUND.glob("card[0-9]*")):
+    for folder in sorted(asound.glob("card[0-9]*")):
         pcms = sorted(folder.glob("pcm*c"))
         if not pcms:
             continue
@@ -83,7 +83,7 @@ def cards() -> list[dict[str, Any]]:
         found.append(
             {
                 "id": facts.text(str(folder / "id")),
-                "name": card_name(folder.name[4:]),
+                "name": card_name(asound, folder.name[4:]),
                 "rates": [rate for rate in rates if rate],
                 "channels": sorted({int(number) for number in re.findall(r"Channels: (\d+)", capture)}),
                 "in_use": int(rate_now.group(1)) if rate_now else bool(busy),
@@ -92,9 +92,9 @@ def cards() -> list[dict[str, Any]]:
     return found
 
 
-def card_name(number: str) -> str:
+def card_name(asound: Path, number: str) -> str:
     """The long name, such as `UltraMic 250K 16 bit r4`; PortAudio's names contain it."""
-    found = re.search(r"^\s*" + number + r" \[.*?\]: .*? - (.*)$", facts.text(str(ASOUND / "cards")), re.MULTILINE)
+    found = re.search(r"^\s*" + number + r" \[.*?\]: .*? - (.*)$", facts.text(str(asound / "cards")), re.MULTILINE)
     return found.group(1).strip() if found else "card " + number
 
 
@@ -106,7 +106,8 @@ def plugin_pcms() -> list[str]:
     """Sound devices that only ALSA's configuration knows (/etc/asound.conf): arecord lists them without opening one."""
     if system.found("arecord") is None:
         return []
-    said = system.run(["arecord", "-L"], dict(os.environ, LC_ALL="C"), 20)
+    # Without a home: PulseAudio's plugin would make a folder there.
+    said = system.run(["arecord", "-L"], dict(os.environ, LC_ALL="C", HOME="/nonexistent"), 20)
     names = [line.strip() for line in said.out.splitlines() if line and not line[0].isspace()]
     return [name for name in names if not PLUGINS.fullmatch(name)]
 
