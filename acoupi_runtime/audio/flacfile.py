@@ -10,12 +10,12 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from acoupi_runtime.audio.ring import Frames
 from acoupi_runtime.audio.wavfile import Format, write_all
+
+if TYPE_CHECKING:
+    from acoupi_runtime.audio.ring import Frames
 
 _GROWTH = 2048
 _NAME = b"GUANO="
@@ -61,7 +61,7 @@ class FlacFile:
         Raises:
             OSError: If they could not all be written.
         """
-        samples = block if self._bits == 16 else block.astype(np.int32) << 8  # noqa: PLR2004
+        samples = block if self._bits == 16 else block.astype("=i4") << 8  # noqa: PLR2004
         self._guarded(lambda: self._sound.write(samples))
         self.frames += len(block)
         if not self._begun and os.fstat(self._file).st_size:

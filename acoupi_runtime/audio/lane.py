@@ -206,9 +206,7 @@ class Lane:
         return sorted(found)[:_MOST_OVERFLOWS]
 
     def _fail(self, error: Exception, now: float) -> None:
-        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        cure = "make room, or let program.retention do so" if full else "see whether the card is worn out or read-only"
-        trouble = Trouble(full, f"{error}; {cure}" if isinstance(error, OSError) else str(error))
+        trouble = _trouble(error, self._spool)
         if self.trouble != trouble:
             log.error("%s", trouble.text)
         self.trouble = trouble
@@ -218,3 +216,12 @@ class Lane:
         if self.trouble is not None:
             log.warning("%s: recordings can be written again", self._spool)
         self.trouble = None
+
+
+def _trouble(error: Exception, spool: Path) -> Trouble:
+    """What to say. It names no single file: the same trouble is said once, however many files it hits."""
+    if not isinstance(error, OSError):
+        return Trouble(full=False, text=str(error))
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    cure = "make room, or let program.retention do so" if full else "see whether the card is worn out or read-only"
+    return Trouble(full, f"{spool}: {error.strerror or error}; {cure}")

@@ -9,6 +9,8 @@ from pathlib import Path
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.errors import RecordingError
 
+PART = ".part"
+"""How the name of a file in the making ends."""
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 

@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from acoupi_runtime.audio import flacfile, guano, wavfile
-from acoupi_runtime.audio.paths import sync_dir
-from acoupi_runtime.audio.take import PART
+from acoupi_runtime.audio.paths import PART, sync_dir
 from acoupi_runtime.data import Capture, Recording
 
 log = logging.getLogger(__name__)

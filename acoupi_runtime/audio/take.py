@@ -14,13 +14,12 @@ from uuid import UUID, uuid4
 
 from acoupi_runtime.audio import guano
 from acoupi_runtime.audio.levels import Levels
-from acoupi_runtime.audio.paths import sync_dir
+from acoupi_runtime.audio.paths import PART, sync_dir
 from acoupi_runtime.audio.ring import Frames
 from acoupi_runtime.audio.wavfile import Format, WavFile
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
 
-PART = ".part"
 SYNC_EVERY = 5.0
 """Seconds of sound that a power cut may take from a recording in the making."""
 

@@ -2,6 +2,8 @@
 
 The metadata stands in a chunk `guan` in front of the sound, in room that was kept for it: so it is there from the first
 moment, and a file that a power cut left behind knows what it is. The sound begins at a multiple of 4096 bytes.
+
+numpy comes with the first block that is written: who reads metadata or repairs a file does not pay its 12 MiB.
 """
 
 from __future__ import annotations
@@ -9,11 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from acoupi_runtime.audio.ring import Frames
+if TYPE_CHECKING:
+    from acoupi_runtime.audio.ring import Frames
 
 MOST_BYTES = (1 << 31) - (1 << 16)
 """A WAV is cut here: many readers take its sizes as signed."""
@@ -52,6 +53,8 @@ def pack(block: Frames, bits: int) -> bytes:
     """The bytes of a block of integers, as they stand in a WAV."""
     if bits == 16:  # noqa: PLR2004
         return block.tobytes()
+    import numpy as np
+
     as_bytes = np.ascontiguousarray(block, dtype="<i4").view(np.uint8).reshape(-1, 4)
     return as_bytes[:, :3].tobytes()
 
