@@ -17,12 +17,13 @@ from acoupi_fleet.configuration import configure_all
 from acoupi_fleet.doctor import examine
 from acoupi_fleet.errors import FleetError, HostKeyError, UsageError
 from acoupi_fleet.inventory import Host, load_inventory
+from acoupi_fleet.inventory.hostnames import NameProblemError, expand
 from acoupi_fleet.remote import HostKeys, converse
 
 KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 HEADER = """\
 # The sensors of this fleet, a line each. Written by acoupi-fleet init; from now on it is yours.
-# All settings: acoupi-fleet inventory --help, and docs/inventory.md
+# Settings of one sensor stand on its line; those of all below [sensors:vars], such as program.recording.duration=10
 """
 
 
@@ -117,26 +118,33 @@ def interview(asker: Asker, devices: Devices, *, zone: str) -> str:
         UsageError: If the answers end before the last question.
     """
     sensors: list[Sensor] = []
-    user = "pi"
     while True:
-        sensor = _sensor(asker, devices, {each.name for each in sensors}, user)
-        user = sensor.settings["user"]
-        sensors.append(sensor)
+        sensors.append(_sensor(asker, devices, sensors))
         if not _yes(asker, "Another sensor?"):
             break
     zone = _checked(asker, "Time zone of the sensors", zone, lambda answer: _complaint(_text([], answer)))
     return _text(sensors, zone)
 
 
-def _sensor(asker: Asker, devices: Devices, taken: set[str], user: str) -> Sensor:
+def _sensor(asker: Asker, devices: Devices, sensors: list[Sensor]) -> Sensor:
+    taken = {each.name for each in sensors}
+
     def free_name(answer: str) -> str | None:
-        return f"{answer} is taken already" if answer in taken else _complaint(_text([Sensor(answer)], "UTC"))
+        if answer in taken:
+            return f"{answer} is taken already"
+        try:
+            names, port = expand(answer)
+        except NameProblemError as error:
+            return str(error)
+        return None if port is None and names == [answer] else f"{answer!r} is more than a name"
 
     sensor = Sensor(_checked(asker, "Name of the sensor", f"sensor{len(taken) + 1}", free_name))
     _setting(asker, sensor, "host", "Its address (a name or an IP)", f"{sensor.name}.local")
-    _setting(asker, sensor, "port", "Its SSH port", "22")
-    _setting(asker, sensor, "user", "User to log in as", user)
-    _setting(asker, sensor, "identity", "Private key file (- to use ssh-agent)", _default_key(), key_file)
+    _setting(asker, sensor, "port", "Its SSH port (- for the usual one)", "-")
+    before = sensors[-1].settings if sensors else {"user": "pi", "identity": _default_key()}
+    _setting(asker, sensor, "user", "User to log in as", before["user"])
+    key = before.get("identity", "-")
+    _setting(asker, sensor, "identity", "Private key file (- for an agent's, or ssh's own)", key, key_file)
     _visit(asker, devices, sensor)
     _setting(asker, sensor, "deployment.name", "Name of the place", sensor.name)
     _setting(asker, sensor, "deployment.latitude", "Latitude in degrees north (- if not known)", "-")

@@ -249,7 +249,7 @@ class Talk:
         print(f"{question}{f' [{default}]' if default else ''}: ", end="", flush=True)  # noqa: T201 - input() writes to stderr at times
         answer = sys.stdin.readline()
         if not sys.stdin.isatty():
-            print()  # noqa: T201 - nobody has pressed Return
+            print(answer.strip())  # noqa: T201 - nobody has typed it
         if not answer:
             raise UsageError("the answers ended before the last question; nothing was written")
         return answer.strip()

@@ -189,7 +189,7 @@ def test_questions_take_their_answers_line_by_line(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("pond \n"))
     assert Talk(Report()).ask("Name", "sensor1") == "pond"
-    assert capsys.readouterr().out == "Name [sensor1]: \n"
+    assert capsys.readouterr().out == "Name [sensor1]: pond\n"
 
 
 @pytest.mark.parametrize(
