@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import uuid
@@ -22,7 +24,7 @@ from acoupi_runtime.components.messages import DetectionMessageBuilder
 from acoupi_runtime.components.saving import DateFileManager
 from acoupi_runtime.configuration import BasicConfig, HTTPConfig, MessagingConfig
 from acoupi_runtime.data import Detection, Message, ModelOutput, Recording, Response, ResponseStatus, derived_id
-from acoupi_runtime.errors import MessageSendError
+from acoupi_runtime.errors import MessageSendError, StoreError
 from acoupi_runtime.home import Home
 from acoupi_runtime.programs import load_program_class
 from acoupi_runtime.store import Claim, State, Store
@@ -679,3 +681,101 @@ def test_the_energy_program_hears_reports_and_files(tmp_path: Path, receiver: Re
     assert low < 6000 < high
     assert program.work.store.get_model_outputs(quiet)[0].detections == ()
     program.work.close()
+
+
+# A card that takes nothing any more ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 100 MB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    mount = tmp_path / "card"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", mount], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def on_card(make_bench: MakeBench, card: Path, **settings: Any) -> Bench:
+    paths = {"recordings": str(card / "recordings"), "db_metadata": str(card / "metadata.db")}
+    return make_bench(detecting(Ears()), paths=paths, **settings)
+
+
+def test_a_card_that_is_full_costs_no_recording_and_no_attempt(make_bench: MakeBench, card: Path) -> None:
+    bench = on_card(make_bench, card)
+    recordings = [bench.record() for _ in range(3)]
+    filler = card / "filler"
+    with filler.open("wb", 0) as file:
+        for size in (1 << 20, 4096):  # to the last page
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+    with pytest.raises(StoreError, match="disk"):
+        bench.work.process_backlog()
+    for _ in range(5):
+        bench.clock.since_boot += 1000
+        bench.work.process_backlog()  # it fails again, and is not said again
+    assert bench.store.backlog() == 3
+    filler.unlink()
+    bench.work.process_backlog()
+    bench.work.rescan()
+    assert bench.filed() == {NAME.format(recording.id) for recording in recordings}
+    assert {bench.state(recording) for recording in recordings} == {State.KEPT}
+
+
+def test_room_is_made_before_the_card_is_full(make_bench: MakeBench, card: Path) -> None:
+    room = {"high_watermark": 0.5, "low_watermark": 0.4, "when_full": "drop_oldest", "reserve": 16}
+    bench = on_card(make_bench, card, retention=room)
+    kept(bench, 16, 4_000_000)
+    bench.work.housekeeping()
+    used = shutil.disk_usage(card)
+    assert used.used / used.total < 0.5
+    assert remaining(bench)[-1] == 16
+    assert remaining(bench) == list(range(17 - len(remaining(bench)), 17))
+
+
+def test_a_card_that_became_read_only_is_said_once_and_reported_past_the_store(
+    make_bench: MakeBench, card: Path
+) -> None:
+    box = Letterbox("box")
+    paths = {"recordings": str(card / "recordings"), "db_metadata": str(card / "metadata.db")}
+    bench = make_bench(detecting(Ears(), box), paths=paths)
+    recording = bench.record()
+    bench.work.close()
+    subprocess.run(["mount", "-o", "remount,ro", card], check=True)
+    try:
+        with pytest.raises(StoreError):
+            bench.work.process_backlog()
+        bench.work.process_backlog()
+        with pytest.raises(StoreError):
+            bench.work.heartbeat()
+        assert len(box.got) == 1
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", card], check=True)
+    bench.work.process_backlog()
+    assert bench.state(recording) is State.KEPT
+
+
+# What it costs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recording_costs_the_card_less_than_100_kb_beyond_its_sound(make_bench: MakeBench) -> None:
+    bench = make_bench(detecting(Ears(), Letterbox("box")))
+    described = [record(bench.spool) for _ in range(100)]
+
+    def written() -> int:
+        (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("wchar"))
+        return int(line.split()[1])
+
+    before = written()
+    for recording, capture in described:
+        bench.store.add_recording(recording, capture)
+        bench.work.process_recording(str(recording.id))
+    bench.work.rescan()
+    assert (written() - before) / len(described) < 100_000

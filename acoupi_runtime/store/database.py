@@ -247,6 +247,8 @@ class Database:
                     self._suspect.touch(mode=0o640)
                 raise StoreError(f"{self.path}: it is corrupt ({error}); it will be rebuilt from the files") from error
             raise StoreError(f"{self.path}: {error}; see the disk's free space and health") from error
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}; see the disk's free space and health") from error
 
 
 def _says_corrupt(error: sqlite3.DatabaseError) -> bool:

@@ -1,14 +1,13 @@
 """files: lets files follow decisions that are stored already. Moves and deletes files; writes no row.
 
 What was reported as done is on the disk for good: contents, names and folders have been fsynced (ext4 loses a name that
-was renamed without that, measured 36 s later). What fails is left where it is, and tried again by the next rescan.
+was renamed without that, measured 36 s later). What fails stays where it is: the next rescan tries again, and says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import shutil
 import threading
@@ -18,8 +17,6 @@ from pathlib import Path
 
 from acoupi_runtime.audio.paths import sync_dir
 from acoupi_runtime.store import Move
-
-logger = logging.getLogger(__name__)
 
 _FOLDER_MODE = 0o750
 
@@ -68,8 +65,6 @@ def follow(moves: Iterable[Move]) -> Followed:
         followed.failed += len(followed.done)
         followed.done.clear()
         followed.error = error
-    if followed.error is not None:
-        logger.warning("%d files could not be moved or deleted; they will be: %s", followed.failed, followed.error)
     return followed
 
 

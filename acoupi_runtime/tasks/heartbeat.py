@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from acoupi_runtime.audio.state import read_state
 from acoupi_runtime.clock import Clock
@@ -17,26 +18,31 @@ from acoupi_runtime.store import Store
 from acoupi_runtime.tasks.retention import Room, days_left
 
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
+_NOTHING_KNOWN: dict[str, Any] = {"bytes_per_day": 0.0, "outbox": {}, "counters": {}}
 _THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
-def heartbeat(store: Store, home: Home, recordings: Path, reserve: float, clock: Clock) -> Message:
+def heartbeat(
+    store: Store | None, home: Home, recordings: Path, reserve: float, clock: Clock, *, trouble: str | None = None
+) -> Message:
     """A heartbeat, as the reference system's receivers read it, and with the recorder and the counters beside.
 
     Args:
-        store: What has happened.
+        store: What has happened; None where it says nothing.
         home: Whose recorder.
         recordings: On which file system.
         reserve: Megabytes that are kept free.
         clock: What time it is.
+        trouble: What is wrong with the store.
     """
     sent_on = datetime.fromtimestamp(clock.wall(), UTC)
-    summary = store.summary()
+    summary = _NOTHING_KNOWN if store is None else store.summary()
     room = Room.at(recordings)
     recorder = read_state(home)
     troubles = [
         word
         for word, is_so in (
+            (trouble or "", trouble is not None),
             ("no recorder", recorder is None),
             ("no microphone", recorder is not None and recorder.state == "no-microphone"),
             ("recording is paused", recorder is not None and recorder.state == "paused"),
@@ -46,14 +52,14 @@ def heartbeat(store: Store, home: Home, recordings: Path, reserve: float, clock:
         if is_so
     ]
     left = days_left(room, reserve, summary["bytes_per_day"])
-    deployment = store.current_deployment()
+    deployment = None if store is None else store.current_deployment()
     metrics = [
         Metric(name=name, value=value, unit=unit, captured_on=sent_on)
         for name, value, unit in (
             ("storage_free", room.free, "B"),
             ("storage_total", room.total, "B"),
             *((("storage_days_left", left, "d"),) if left is not None else ()),
-            ("backlog", summary["backlog"], "recordings"),
+            *((("backlog", summary["backlog"], "recordings"),) if store is not None else ()),
             *((f"outbox_{name}", number, "messages") for name, number in summary["outbox"].items()),
             ("uptime", clock.steady(), "s"),
             *_system_metrics(),

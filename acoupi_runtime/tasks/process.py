@@ -41,6 +41,8 @@ class Processing:
         self._config = config
         self._recordings = recordings
         self._draining = Lock()
+        self._behind = False
+        self._last_reason = ""
 
     def one(self, recording_id: UUID) -> None:
         """Process one recording, if it waits and nobody works on it."""
@@ -76,11 +78,14 @@ class Processing:
             return 0
         excess = self._store.backlog() - self._config.max_backlog
         if excess <= 0:
+            self._behind = False
             return 0
         last: Order = "newest_first" if self._config.order == "oldest_first" else "oldest_first"
         claims = self._store.claim_next(min(excess, _BATCH), last, owner=this_process(), lease=_LEASE)
         self._store.count("not_analysed", len(claims))
-        logger.warning("analysis is slower than recording: %d recordings are kept unanalysed", len(claims))
+        if not self._behind:  # one line per change of state: it may stay so for days
+            logger.warning("analysis is slower than recording: what is beyond max_backlog is kept unanalysed")
+        self._behind = True
         self._finish(
             claims, [self._pipeline.keep_or_drop(one.recording, (), "not analysed: backlog") for one in claims]
         )
@@ -128,15 +133,19 @@ class Processing:
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
         if claim.attempts >= self._config.max_attempts:
             return self._quarantine(claim, reason)
-        path = claim.recording.path
-        logger.warning("%s: attempt %d failed, another follows: %s", path, claim.attempts, reason)
+        self._tell(logging.WARNING, f"{claim.recording.path}: failed, and is tried again", reason)
         self._store.failed(claim.recording.id, reason, pause=_RETRY * claim.attempts)
         return None
 
     def _quarantine(self, claim: Claim, reason: str) -> Outcome:
         path = quarantine_path(self._recordings, claim.recording)
-        logger.error("%s: goes to %s: %s", claim.recording.path, path, reason)
+        self._tell(logging.ERROR, f"{claim.recording.path}: goes to {path}", reason)
         return Outcome(claim.recording, State.QUARANTINED, path, reason)
+
+    def _tell(self, level: int, what: str, reason: str) -> None:
+        """Log what fails; not each recording, where all fail for the same reason."""
+        logger.log(level if reason != self._last_reason else logging.DEBUG, "%s: %s", what, reason)
+        self._last_reason = reason
 
 
 def this_process() -> str:

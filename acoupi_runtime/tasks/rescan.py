@@ -55,11 +55,17 @@ class Rescan:
             self._adopt_recordings()
 
     def settle(self) -> None:
-        """Let files follow that did not when it was decided."""
+        """Let files follow that did not when it was decided.
+
+        Raises:
+            OSError: If some cannot, such as on a card that has become read-only; the others have.
+        """
         while moves := self._store.moves(_BATCH):
             followed = follow(moves)
             self._store.settled(followed.done, followed.lost)
-            if followed.failed or len(moves) < _BATCH:
+            if followed.error is not None:
+                raise followed.error
+            if len(moves) < _BATCH:
                 return
 
     def _notice_clock_step(self) -> None:

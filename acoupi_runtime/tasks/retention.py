@@ -6,6 +6,7 @@ What is elsewhere too goes first, the oldest before the newer. What is nowhere e
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,8 @@ from acoupi_runtime.clock import Clock
 from acoupi_runtime.configuration import RetentionConfig
 from acoupi_runtime.store import Store
 from acoupi_runtime.tasks.files import follow
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 200
 _MEGABYTE = 1_000_000
@@ -57,6 +60,7 @@ class Retention:
         self._config = config
         self._recordings = recordings
         self._clock = clock
+        self._full = False
 
     def run(self, messengers: tuple[str, ...]) -> None:
         """Make room, and forget rows that nobody needs."""
@@ -76,9 +80,18 @@ class Retention:
         self._store.tidy()
 
     def _make_room(self, reason: str, size: float) -> None:
+        """Delete what may go, until `size` bytes are free."""
         size -= self._delete(reason, uploaded_only=True, size=size)
-        if self._config.when_full == "drop_oldest":
-            self._delete(reason, uploaded_only=False, size=size)
+        if size > 0 and self._config.when_full == "drop_oldest":
+            size -= self._delete(reason, uploaded_only=False, size=size)
+        if size > 0 and not self._full:
+            logger.error(
+                "%s: %.0f MB are too much, and none of it may be deleted; fetch the recordings and run `acoupi-runtime "
+                "archived --before DATE`, or set program.retention.when_full=drop_oldest",
+                self._recordings,
+                size / _MEGABYTE,
+            )
+        self._full = size > 0
 
     def _delete(
         self, reason: str, *, uploaded_only: bool, before: datetime | None = None, size: float = float("inf")

@@ -6,13 +6,19 @@ needed, and be killed anywhere. What they work on is opened when it is needed fi
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from threading import Lock
+from typing import Concatenate, ParamSpec
 from uuid import UUID
 
 from acoupi_runtime.audio.paths import expand, spool_dir
 from acoupi_runtime.clock import Clock, SystemClock
 from acoupi_runtime.configuration import BasicConfig, MessagingConfig
+from acoupi_runtime.errors import AcoupiError, MessageSendError, StoreError
 from acoupi_runtime.home import Home
 from acoupi_runtime.store import Store
 from acoupi_runtime.tasks.heartbeat import heartbeat
@@ -22,6 +28,29 @@ from acoupi_runtime.tasks.rescan import Rescan
 from acoupi_runtime.tasks.retention import Retention
 from acoupi_runtime.tasks.sending import Sending
 from acoupi_runtime.tasks.times import correct_times
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+def _said_once(method: Callable[Concatenate[Work, P], None]) -> Callable[Concatenate[Work, P], None]:
+    """A task that raises what is wrong when it begins, and not again while it stays so: a full card lasts for days."""
+
+    @wraps(method)
+    def task(self: Work, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        name = method.__name__
+        try:
+            method(self, *args, **kwargs)
+        except (AcoupiError, OSError) as error:
+            if self.troubles.get(name) != str(error):
+                self.troubles[name] = str(error)
+                raise
+        else:
+            if self.troubles.pop(name, None) is not None:
+                logger.warning("%s: works again", name)
+
+    return task
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,9 @@ class Work:
         pipeline: The program's parts.
         messaging: When messages are sent, where there are messengers.
         clock: What time it is.
+
+    Attributes:
+        troubles: What is wrong now, by the name of the task that met it.
     """
 
     def __init__(
@@ -61,6 +93,7 @@ class Work:
         self._messaging = messaging or MessagingConfig()
         self._clock = clock or SystemClock()
         self._recordings = expand(config.paths.recordings)
+        self.troubles: dict[str, str] = {}
         self._opening = Lock()
         self._opened: _Desk | None = None
 
@@ -83,14 +116,17 @@ class Work:
         """The program's store."""
         return self._desk.store
 
+    @_said_once
     def process_recording(self, recording_id: str) -> None:
         """Bring one recording to its final state, if that is still to be done."""
         self._desk.processing.one(UUID(recording_id))
 
+    @_said_once
     def process_backlog(self) -> None:
         """Work for some seconds on what waits; at once back where nothing does."""
         self._desk.processing.backlog()
 
+    @_said_once
     def rescan(self) -> None:
         """Find what is unfinished, and correct the times of what was recorded before the clock was right."""
         self._desk.rescan.run()
@@ -100,17 +136,27 @@ class Work:
         """Correct the times of this boot's recordings if the clock is right by now."""
         correct_times(self._desk.store, self._pipeline, self._clock)
 
+    @_said_once
     def send_messages(self) -> None:
         """Send what waits, after its times have been corrected."""
         self.correct_times()
         self._desk.sending.run()
 
+    @_said_once
     def heartbeat(self) -> None:
-        """Put a heartbeat into the outbox."""
+        """Put a heartbeat into the outbox; a store that takes nothing is reported past it."""
         reserve = self._config.retention.reserve
-        message = heartbeat(self.store, self._home, self._recordings, reserve, self._clock)
-        self.store.put_messages((message,), self._pipeline.messenger_names)
+        try:
+            message = heartbeat(self.store, self._home, self._recordings, reserve, self._clock)
+            self.store.put_messages((message,), self._pipeline.messenger_names)
+        except StoreError as error:
+            alarm = heartbeat(None, self._home, self._recordings, reserve, self._clock, trouble=str(error))
+            for messenger in self._pipeline.messengers:
+                with contextlib.suppress(MessageSendError):
+                    messenger.send_message(alarm)
+            raise
 
+    @_said_once
     def housekeeping(self) -> None:
         """Make room on the card, and forget rows that nobody needs."""
         self._desk.retention.run(self._pipeline.messenger_names)
