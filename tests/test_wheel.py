@@ -1,8 +1,7 @@
-"""The wheel is all that a person needs: installed alone, with the sources away, it provisions a sensor."""
+"""The wheel alone, without these sources, makes a real machine record."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,67 +14,62 @@ from tests.support import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import MakeSensor
-    from tests.sensors import Rig
+    from tests.sensors import Rig, Sensor
 
 ROOT = Path(__file__).parents[1]
-PROGRAM: dict[str, object] = {
-    "program": "default",
-    "program__microphone__device_name": "ultramic",
-    "program__recording__duration": 2,
-    "program__recording__interval": 2,
-}
+INVENTORY = """\
+{line}
+
+[all:vars]
+program=default
+program.microphone.device_name=ultramic
+program.recording.duration=1
+program.recording.interval=2
+program.recording.schedule_start=00:00
+program.recording.schedule_end=00:00
+"""
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources and install it as a user would; return the environment's programs."""
-    folder = tmp_path_factory.mktemp("wheel")
-    sources = folder / "sources"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("acoupi_fleet", "acoupi_runtime", "templates"):
-        shutil.copytree(ROOT / name, sources / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, sources / name)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, sources, cwd=folder)
-    shutil.rmtree(sources)
-    (wheel,) = folder.glob("*.whl")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    programs = folder / "venv/bin"
-    install: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", "--retries", "10"]
-    run(ROOT / ".ci/again.sh", "3", "20", *install, "--constraint", ROOT / ".ci/constraints.txt", wheel, cwd=folder)
-    return programs
-
-
-def test_the_workstations_environment_has_nothing_that_only_a_sensor_needs(installed: Path, tmp_path: Path) -> None:
-    look = "import acoupi_fleet, importlib.util as u; print(acoupi_fleet.__file__)"
-    assert run(installed / "python", "-c", look, cwd=tmp_path).startswith(str(installed.parent))
-    look = (
-        "import importlib.util as u; print([n for n in ('celery', 'numpy', 'sounddevice', 'redis') if u.find_spec(n)])"
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The Python of a new environment that has our wheel, and of this one only what others wrote."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "dist", "tests", "docs"))
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
+        check=True,
+        capture_output=True,
     )
-    assert run(installed / "python", "-c", look, cwd=tmp_path) == "[]"
+    shutil.rmtree(source)
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin/python"
+    (wheel,) = tmp_path.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    # A folder that a .pth file names is searched last, and .pth files in it (such as ours) mean nothing.
+    (site,) = environment.glob("lib/python3*/site-packages")
+    others = [place for place in sys.path if Path(place).name == "site-packages"]
+    (site / "others.pth").write_text("\n".join(others))
+    return python
 
 
-def test_it_renders_the_example_inventory_without_a_network(installed: Path, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "inventory", tmp_path / "inventory")
-    offline = ["unshare", "--net"] if os.geteuid() == 0 else []
-    run(*offline, installed / "acoupi-fleet", "render", "inventory/sensors.ini", "--output", "out", cwd=tmp_path)
-    assert (tmp_path / "out/oak1/home/app.py").is_file()
-    assert (tmp_path / "out/oak1/home/config/program.json").is_file()
-    assert list((tmp_path / "out/oak1/units").iterdir())
+@pytest.fixture
+def sensor(make_sensor: MakeSensor) -> Sensor:
+    """A machine that nobody has touched."""
+    return make_sensor()
 
 
-def test_it_provisions_a_sensor(
-    installed: Path, rig: Rig, wheels: Path, make_sensor: MakeSensor, tmp_path: Path
+def test_an_installed_wheel_provisions_a_sensor(
+    installed: Path, rig: Rig, wheels: Path, sensor: Sensor, tmp_path: Path
 ) -> None:
-    sensor = make_sensor()
-    (tmp_path / "sensors.ini").write_text(f"{sensor.inventory_line(**PROGRAM)}\n")
-    done = rig.workstation(installed / "acoupi-fleet", "provision", "sensors.ini", cwd=tmp_path)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{sensor.journal()}"
-    assert sensor.ssh("systemctl is-active acoupi.target") == "active"
-    wait_until(lambda: sensor.ssh("sudo find /var/lib/acoupi -name '*.wav'"), 240, "the first recording")
+    assert wheels.is_dir()  # the sensors' network has no package index
+    where = "import acoupi_fleet, acoupi_runtime; print(acoupi_fleet.__file__, acoupi_runtime.__file__)"
+    told = subprocess.run([installed, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert all(place.startswith(str(tmp_path)) for place in told.split()), told
+    inventory = tmp_path / "sensors.ini"
+    inventory.write_text(INVENTORY.format(line=sensor.inventory_line()))
+    done = rig.workstation(installed.with_name("acoupi-fleet"), "provision", inventory, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    filed = sensor.root / "var/lib/acoupi/storages/recordings"
+    wait_until(lambda: list(filed.glob("[0-9]*/**/*.wav")), 120, "a recording")
