@@ -19,7 +19,8 @@ class Receiver:
         repeats: How many came again.
         requests: Method, path and headers of everything that came, in order.
         behave: Given the number of the request (from 1) and its key, says what happens: a status to answer with (2xx
-            stores the message), or None to store it and hang up without an answer. A status of 3xx leads to /elsewhere.
+            stores the message), or None to store it and hang up without an answer. A status of 3xx leads on.
+        leads_to: Where.
     """
 
     url: str
@@ -27,6 +28,7 @@ class Receiver:
     repeats: int = 0
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     behave: Callable[[int, str], int | None] = field(default_factory=lambda: answers(200))
+    leads_to: str = "/elsewhere"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -54,7 +56,7 @@ def receiving() -> Iterator[Receiver]:
                 return
             self.send_response(answer)
             if 300 <= answer < 400:
-                self.send_header("Location", "/elsewhere")
+                self.send_header("Location", receiver.leads_to)
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"ok")
