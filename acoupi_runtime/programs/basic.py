@@ -67,6 +67,21 @@ class BasicProgram(AcoupiProgram[B]):
             self.add_task(work.send_messages, schedule=min(messaging.message_send_interval, 15.0), queue=queue)
             self.add_task(work.heartbeat, schedule=messaging.heartbeat_interval, queue=queue)
 
+    def check(self, config: B) -> None:
+        """Look whether the store is ours and can be opened.
+
+        Raises:
+            HealthCheckError: If it is another program's, or cannot.
+        """
+        from acoupi_runtime.audio.paths import expand
+        from acoupi_runtime.errors import HealthCheckError, StoreError
+        from acoupi_runtime.store import Store
+
+        try:
+            Store.open(expand(config.paths.db_metadata)).close()
+        except StoreError as error:
+            raise HealthCheckError(str(error)) from error
+
     def _queue(self, name: str) -> str | None:
         """A queue, or Celery's default one where no worker of the program takes it."""
         workers = self.get_worker_config(self.config).workers
