@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_STATE, _PARENT, _START = 0, 1, 19  # of what stands in /proc/PID/stat behind the name (proc(5))
+_STATE, _PARENT, _THREADS, _START = 0, 1, 17, 19  # of what stands in /proc/PID/stat behind the name (proc(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Process:
     def alive(self) -> bool:
         """Whether it still runs; a zombie does not."""
         fields = _stat(self.pid)
-        return fields is not None and int(fields[_START]) == self.started and fields[_STATE] not in "ZX"
+        return fields is not None and int(fields[_START]) == self.started and not _ended(fields)
 
     def wait(self, seconds: float) -> bool:
         """Wait until it has ended; whether it has."""
@@ -79,7 +79,7 @@ def descendants(pid: int) -> list[Process]:
     """All living processes that descend from one."""
     children: dict[int, list[Process]] = {}
     for each, fields in _all():
-        if fields[_STATE] not in "ZX":
+        if not _ended(fields):
             children.setdefault(int(fields[_PARENT]), []).append(Process(each, int(fields[_START])))
     found = list(children.get(pid, ()))
     for process in found:
@@ -90,9 +90,7 @@ def descendants(pid: int) -> list[Process]:
 def zombies(pid: int) -> set[Process]:
     """The children of a process that have ended, and that it has not been told of yet."""
     return {
-        Process(each, int(fields[_START]))
-        for each, fields in _all()
-        if fields[_STATE] == "Z" and int(fields[_PARENT]) == pid
+        Process(each, int(fields[_START])) for each, fields in _all() if _ended(fields) and int(fields[_PARENT]) == pid
     }
 
 
@@ -111,6 +109,11 @@ def _all() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
             yield int(entry.name), fields
+
+
+def _ended(fields: list[str]) -> bool:
+    # The first thread may have ended before the others: then it is a zombie, and the process is not.
+    return fields[_STATE] in "ZX" and int(fields[_THREADS]) <= 1
 
 
 def _stat(pid: int) -> list[str] | None:
