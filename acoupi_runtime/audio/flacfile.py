@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acoupi_runtime.audio.wavfile import Format, write_all
@@ -168,6 +169,14 @@ def recover(descriptor: int) -> int:
     # An MD5 of zeros means that none was computed (RFC 9639, section 8.2).
     write_all(descriptor, total.to_bytes(5, "big") + bytes(16), _INFO + 13)
     return frames
+
+
+def read_blocks(path: Path, frames: int) -> Iterator[Frames]:
+    """The sound of a FLAC, full scale being 1, as arrays of up to so many frames by channels."""
+    import soundfile
+
+    with soundfile.SoundFile(path) as file:
+        yield from file.blocks(frames, dtype="float32", always_2d=True)
 
 
 def _last_frame(descriptor: int, start: int) -> tuple[int, int, bool] | None:

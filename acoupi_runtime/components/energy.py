@@ -190,10 +190,9 @@ def _blocks(recording: Recording) -> Iterator[Floats]:
     if path.suffix == ".wav":
         yield from _wav_blocks(path)
         return
-    import soundfile
+    from acoupi_runtime.audio.flacfile import read_blocks
 
-    with soundfile.SoundFile(path) as file:
-        yield from file.blocks(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)
+    yield from read_blocks(path, max(1, _BLOCK // recording.audio_channels))
 
 
 def _wav_blocks(path: Path) -> Iterator[Floats]:
