@@ -136,9 +136,15 @@ class Sensor:
         if self._namespace in machine.namespaces():
             machine.run(["ip", "netns", "del", self._namespace])
         machine.remove_cgroups(self._unique)
-        for place in ("propagate", "unix-export"):
-            shutil.rmtree(Path("/run/systemd/nspawn") / place / self._unique, ignore_errors=True)
+        self._forget_container()
         shutil.rmtree(self.folder)
+
+    def _forget_container(self) -> None:
+        """Remove what systemd-nspawn leaves behind when it is killed; newer ones refuse to start on top of it."""
+        for place in ("propagate", "unix-export"):
+            left = Path("/run/systemd/nspawn") / place / self._unique
+            machine.unmount(left)
+            shutil.rmtree(left, ignore_errors=True)
 
     # --- power ---
 
@@ -154,6 +160,7 @@ class Sensor:
         self._mount()
         self._connect()
         groups = machine.make_cgroups(self._unique, json.loads((self.folder / "made.json").read_text())["memory"])
+        self._forget_container()
         pid = self.folder / "container.pid"
         pid.unlink(missing_ok=True)
         container = [
