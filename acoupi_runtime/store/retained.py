@@ -91,5 +91,6 @@ class Retained(Shelf):
     def tidy(self) -> None:
         """Give pages that were freed back to the disk, some at a time, and keep the planner's figures fresh."""
         with self._database.reading() as connection:
-            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            if connection.execute("PRAGMA freelist_count").fetchone()[0]:  # it writes a page even if there is none
+                connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
             connection.execute("PRAGMA optimize")

@@ -26,6 +26,8 @@ MESSAGE_HISTORY = timedelta(days=1)
 """For which acknowledged messages are kept, to be looked at."""
 MESSAGE_LIMIT = 100_000
 """Messages that may wait: some 100 MB of the card."""
+_TIDY = 3600.0
+"""Seconds between two times that the store's file is tidied up: that writes."""
 _PRUNE = 5000
 """Rows forgotten at a time."""
 
@@ -61,6 +63,7 @@ class Retention:
         self._recordings = recordings
         self._clock = clock
         self._full = False
+        self._tidy_at = float("-inf")
 
     def run(self, messengers: tuple[str, ...]) -> None:
         """Make room, and forget rows that nobody needs."""
@@ -77,7 +80,9 @@ class Retention:
         reserve = self._config.reserve * _MEGABYTE
         if room.missing_to(self._config.high_watermark) > 0 or room.free < 2 * reserve:
             self._make_room("room", max(room.missing_to(self._config.low_watermark), 2 * reserve - room.free))
-        self._store.tidy()
+        if self._clock.steady() >= self._tidy_at:
+            self._store.tidy()
+            self._tidy_at = self._clock.steady() + _TIDY
 
     def _make_room(self, reason: str, size: float) -> None:
         """Delete what may go, until `size` bytes are free."""
