@@ -168,6 +168,7 @@ def _step(change: Change, desired: Desired, facts: Facts, wheels: Sequence[Path]
                 "name": name,
                 "serial": serial,
                 "env": env,
+                "runs": {"units": services(desired), "workers": desired.workers},
                 "files": [
                     {
                         "path": file.path,

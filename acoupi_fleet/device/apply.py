@@ -106,7 +106,7 @@ class Transaction:
         for number, step in enumerate(self.asked["steps"]):
             if step["do"] in TOUCHING and not self.touched:
                 if self.asked["previous"] is not None:
-                    self.before = health.look(self.layout, self.asked["health"])
+                    self.before = health.look(self.layout, self.demands_of(self.asked["previous"]))
                 self.touched = True
             self.call.say("step", number=number)
             STEPS[step["do"]](self.call, self.layout, step)
@@ -127,10 +127,15 @@ class Transaction:
         release.go_back(self.layout, previous)
         if failed is not None and failed != "releases/" + previous:
             files.remove(self.layout.prefix / failed)
-        seen = health.wait(self.layout, self.asked["health"], self.call)
+        seen = health.wait(self.layout, self.demands_of(previous), self.call)
         if not seen.problems:
             self.forget()
         return {"outcome": "rolled-back", "why": why, "health": seen.as_dict()}
+
+    def demands_of(self, name: str) -> dict[str, Any]:
+        """What has to work when an earlier release is in force: its own units and workers, not the new one's."""
+        manifest = facts.read_json(self.layout.releases / name / "manifest.json") or {}
+        return dict(self.asked["health"], **manifest.get("runs", {}))
 
     def forget(self) -> None:
         """Take the marker away."""

@@ -27,7 +27,13 @@ def push(call: Any, layout: Layout, step: dict[str, Any]) -> None:
         wrong = system.verify(layout, sorted((fresh / "units").glob("*")))
         if wrong:
             raise Refusal(f"systemd does not accept a unit: {wrong[0]}")
-        about = {"id": step["id"], "serial": step["serial"], "env": step["env"], "derived": derived}
+        about = {
+            "id": step["id"],
+            "serial": step["serial"],
+            "env": step["env"],
+            "runs": step["runs"],
+            "derived": derived,
+        }
         files.write_new(fresh / "manifest.json", json.dumps(about).encode(), 0o644)
         files.sync_tree(fresh)
         fresh.rename(root)
