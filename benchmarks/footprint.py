@@ -174,9 +174,7 @@ def main() -> None:
         )
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores\n")
-    print(
-        "| set-up | PSS, MiB | of it | limit | microphone open, s | workers answer, s | recording, % | window closed, % |"
-    )
+    print("| set-up | PSS, MiB | each | at most | open after, s | answer after, s | recording, % | window closed, % |")
     print("|---|---|---|---|---|---|---|---|")
     for name, each in results.items():
         parts = ", ".join(f"{part} {value:.1f}" for part, value in each.pss.items())
