@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
+_TIMEKEEPERS = (Path("/run/systemd/timesync"), Path("/run/chrony"), Path("/run/ntpsec"))
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CLOCK_IS_UNSYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
 
@@ -32,6 +33,9 @@ class Clock(Protocol):
 
     def synced(self) -> bool:
         """Whether the wall clock has been synchronised since the boot."""
+
+    def will_sync(self) -> bool:
+        """Whether something is at work here that will synchronise it, given a network."""
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         """Return after some seconds, or as soon as `stop` is set."""
@@ -69,6 +73,10 @@ class SystemClock:
     def synced(self) -> bool:
         """What systemd-timesyncd says; where another daemon keeps the time, what the kernel says."""
         return _TIMESYNC.exists() or _kernel_says_synced()
+
+    def will_sync(self) -> bool:
+        """Whether a daemon has begun to keep the time, by the folder that it makes; there is none in a container."""
+        return any(folder.is_dir() for folder in _TIMEKEEPERS)
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         """Return after some seconds, or as soon as `stop` is set."""

@@ -34,6 +34,7 @@ class SetClock:
     since_boot: float = 100.0
     offset: float = 1_780_000_000.0
     is_synced: bool = True
+    keeper: bool = True
     waited: list[float] = field(default_factory=list)
 
     def steady(self) -> float:
@@ -44,6 +45,9 @@ class SetClock:
 
     def synced(self) -> bool:
         return self.is_synced
+
+    def will_sync(self) -> bool:
+        return self.keeper
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         del stop

@@ -534,7 +534,17 @@ def test_a_sensor_whose_clock_is_never_synchronised_reports_all_the_same(make_be
     bench.work.process_recording(str(recording.id))
     bench.work.send_messages()
     assert box.got == []
-    bench.clock.since_boot += 3600
+    bench.clock.since_boot += 600
+    bench.work.send_messages()
+    assert len(box.got) == 1
+
+
+def test_where_nothing_will_synchronise_the_clock_nothing_waits_for_it(make_bench: MakeBench) -> None:
+    box = Letterbox("box")
+    bench = make_bench(detecting(Ears(), box))
+    bench.clock.is_synced = bench.clock.keeper = False
+    recording = bench.record(clock_synced=False, boot_id="boot-1", boottime=10.0)
+    bench.work.process_recording(str(recording.id))
     bench.work.send_messages()
     assert len(box.got) == 1
 

@@ -63,17 +63,16 @@ class Retention:
         self._recordings = recordings
         self._clock = clock
         self._full = False
+        self._doubts_clock = False
         self._tidy_at = float("-inf")
 
     def run(self, messengers: tuple[str, ...]) -> None:
         """Make room, and forget rows that nobody needs."""
         wall = datetime.fromtimestamp(self._clock.wall(), UTC)
-        # A clock that is wrong by years must not delete years of recordings.
-        if self._clock.synced():
-            if self._config.max_age is not None:
-                self._delete("age", uploaded_only=False, before=wall - timedelta(days=self._config.max_age))
-            self._store.prune_recordings(wall - timedelta(days=self._config.max_history), _PRUNE)
-            self._store.prune_messages(wall - MESSAGE_HISTORY, messengers, MESSAGE_LIMIT)
+        self._store.prune_recordings(wall - timedelta(days=self._config.max_history), _PRUNE)
+        self._store.prune_messages(wall - MESSAGE_HISTORY, messengers, MESSAGE_LIMIT)
+        if self._config.max_age is not None:
+            self._delete_older_than(wall - timedelta(days=self._config.max_age))
         if self._config.max_size is not None:
             self._make_room("size", self._store.retained_bytes() - self._config.max_size * _GIGABYTE)
         room = Room.at(self._recordings)
@@ -83,6 +82,14 @@ class Retention:
         if self._clock.steady() >= self._tidy_at:
             self._store.tidy()
             self._tidy_at = self._clock.steady() + _TIDY
+
+    def _delete_older_than(self, instant: datetime) -> None:
+        """Delete by age; not by a clock that nobody keeps right: one that is wrong by years would delete years."""
+        if self._clock.synced():
+            self._delete("age", uploaded_only=False, before=instant)
+        elif not self._doubts_clock:
+            logger.warning("program.retention.max_age waits until the clock is synchronised")
+        self._doubts_clock = not self._clock.synced()
 
     def _make_room(self, reason: str, size: float) -> None:
         """Delete what may go, until `size` bytes are free."""

@@ -26,8 +26,9 @@ _BATCH = 100
 """Messages in memory at a time, and in one transaction; so many may be sent twice after a crash."""
 _FIRST_PAUSE = 15.0
 _LONGEST_PAUSE = 1800.0
-_HOLD = 3600.0
-"""Seconds since boot for which what has a doubtful time waits for the clock to be synchronised."""
+_HOLD = 600.0
+"""Seconds since boot for which what has a doubtful time waits for the clock to be synchronised: where there is a
+network to send over, that comes before."""
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class Sending:
     def _send_batch(
         self, messenger: Messenger, limit: int, end: float
     ) -> tuple[list[Attempt], MessageSendError | None]:
-        hold = self._clock.boot_id if not self._clock.synced() and self._clock.steady() < _HOLD else None
+        hold = self._clock.boot_id if self._clock_may_become_right() else None
         waiting = self._store.waiting_messages(messenger.name, limit, self._config.message_order, hold=hold)
         attempts: list[Attempt] = []
         for one in waiting:
@@ -108,6 +109,9 @@ class Sending:
                 response = _refused(one.message, error)
             attempts.append(Attempt(response, pause_after(one.attempts)))
         return attempts, None
+
+    def _clock_may_become_right(self) -> bool:
+        return not self._clock.synced() and self._clock.will_sync() and self._clock.steady() < _HOLD
 
     def _rest(self, messenger: Messenger, pace: _Pace, error: MessageSendError) -> None:
         if not pace.failures:  # one line per change of state
