@@ -17,7 +17,6 @@ from acoupi_runtime.audio.recorder import Recorder
 from acoupi_runtime.audio.ring import Ring
 from acoupi_runtime.audio.source import Source
 from acoupi_runtime.audio.state import RecorderState
-from acoupi_runtime.clock import Clock
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
 from acoupi_runtime.errors import DeviceUnavailableError
@@ -54,6 +53,9 @@ class SimulatedClock:
 
     def synced(self) -> bool:
         return self.is_synced
+
+    def will_sync(self) -> bool:
+        return not self.is_synced
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         self.now += seconds
@@ -189,15 +191,9 @@ def simulate(
     def alive(_: str) -> None:
         states.append(RecorderState.model_validate_json(home.recorder_file.read_bytes()))
 
-    recorder = Recorder(
-        config, home, deployment=lambda: PLACE, sink=kept, alive=alive, clock=_as_clock(clock), source=source
-    )
+    recorder = Recorder(config, home, deployment=lambda: PLACE, sink=kept, alive=alive, clock=clock, source=source)
     recorder.run(threading.Event())
     return Run(kept, states, clock)
-
-
-def _as_clock(clock: SimulatedClock) -> Clock:
-    return clock
 
 
 def counting_wav(path: Path, samplerate: int, *, bits: int = 16, channels: int = 1) -> Path:

@@ -278,6 +278,35 @@ def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_pat
         assert end > 28 * 48_000
 
 
+def test_a_card_that_stalls_for_two_seconds_loses_nothing(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (apt-get install strace)")
+    home, config = program(tmp_path, recording={"duration": 2, "continuous": True})
+    stall = [strace, "-f", "-qq", "-o", str(tmp_path / "trace"), "--trace=fsync"]
+    stall += ["--inject=fsync:delay_enter=2000000:when=2+6"]
+    process = subprocess.Popen([*stall, *command(home, 0)], cwd=ROOT, env=ENVIRONMENT)
+    try:
+
+        def recorder() -> RecorderState | None:
+            assert process.poll() is None, "strace may not trace here"
+            state = read_state(home)
+            return state if state is not None and state.frames > 10 * 48_000 else None
+
+        state = wait_until(recorder, 120, "ten seconds of sound")
+        assert state is not None
+        os.kill(state.pid, signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "DELAYED" in (tmp_path / "trace").read_text()
+    found = kept(spool_dir(config))
+    assert breaks(joined(found)) == 0
+    assert len(joined(found)) >= 10 * 48_000
+    assert not any(capture.overflows for capture in found.captures)
+
+
 def test_a_spool_that_somebody_else_could_have_planted_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "spool").symlink_to(tmp_path / "elsewhere")

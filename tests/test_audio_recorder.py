@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acoupi_runtime.audio.cuts import ScheduledCuts
+from acoupi_runtime.audio.lane import Lane
+from acoupi_runtime.audio.paths import spool_dir
 from acoupi_runtime.audio.recorder import AlreadyRecordingError, Recorder, RestartNeededError
 from acoupi_runtime.audio.state import RecorderState
+from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.data import Capture, Recording
 from acoupi_runtime.home import Home
 from tests.audio_rig import (
@@ -225,6 +229,46 @@ def test_what_is_loud_is_recorded_beside_the_schedule(tmp_path: Path) -> None:
     ]
     assert [each for each in found if each[0] == "level"] == [("level", 20.0, 3.5), ("level", 39.0, 7.0)]
     assert [each[1] for each in found if each[0] == "schedule"] == [0, 20, 40, 60]
+
+
+def test_what_is_loud_is_recorded_after_the_microphone_was_opened_anew(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+
+    def call(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        loud = (numbers > 5 * 8000) & (numbers < 6 * 8000)
+        found: np.ndarray[Any, Any] = np.where(loud, 20_000, 20) * np.where(numbers % 2, 1, -1)
+        return found
+
+    card = Card(clock, samplerate=8000, sound=call)
+    clock.at(30, lambda: setattr(card, "plugged", False))
+    clock.at(40, lambda: setattr(card, "plugged", True))
+    trigger = {"level": -20, "pre_roll": 1, "post_roll": 2}
+    config = configured(
+        tmp_path, microphone={"samplerate": 8000}, recording={"duration": 3, "interval": 20, "trigger": trigger}
+    )
+    run = simulate(tmp_path, config, 70, clock=clock, source=card)
+    check_files(run.kept)
+    loud = [capture for capture in run.kept.captures if capture.trigger == "level"]
+    assert [(capture.first_frame, capture.frames) for capture in loud] == [(32_000, 32_000)] * 2
+    assert loud[0].stream != loud[1].stream
+
+
+def test_a_recording_that_outgrows_its_file_goes_on_in_another_at_the_frame(tmp_path: Path) -> None:
+    clock, made = SimulatedClock(), Kept()
+    config = configured(tmp_path, recording={"duration": 10, "continuous": True})
+    tape = Tape(48_000, 480_000, 1, "<i2", clock)
+    cuts = ScheduledCuts(config)
+    lane = Lane(config, spool_dir(config), cuts, lambda: PLACE, made.completed, most_bytes=300_001)
+    stream = Card(clock, block=4800).open(tape.ring)
+    while clock.now < 5025:
+        clock.now += 1
+        stream.poll()
+        tape.listen()
+        lane.advance(tape, clock.now)
+    lane.finish(tape, clock.now)
+    check_files(made)
+    assert [capture.frames for capture in made.captures] == [150_000, 150_000, 150_000, 30_000] * 2 + [150_000, 90_000]
+    assert breaks(joined(made)) == 0
 
 
 def test_an_unplugged_microphone_is_awaited_and_its_partial_file_kept(tmp_path: Path) -> None:

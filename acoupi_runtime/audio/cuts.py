@@ -40,25 +40,28 @@ class ScheduledCuts:
         self._joined = recording.period == recording.duration
         self._previous: float | None = None
         self._joint: tuple[str, int] | None = None
-        self._planned: tuple[Span, float, int] | None = None
+        self._planned: tuple[Span, float] | None = None
 
     def next(self, tape: Tape) -> Span | None:
         """The frames of the next recording, possibly ahead."""
-        offset = tape.offset()
-        start = self._continuation(tape, offset)
-        if start is None:
-            planned = next_start(self._window, self._period, self._previous, tape.boottime_of(tape.reach), offset)
-            start = max(tape.frame_at(planned), tape.reach)
+        offset, after = tape.offset(), self._end_of_last(tape)
+        if after is not None and self._window.contains(tape.boottime_of(after) + offset):
+            start, planned = after, tape.boottime_of(after)
         else:
-            planned = tape.boottime_of(start)
+            # What follows without a pause has no grid to keep to: after a gap it starts at once.
+            previous = None if self._joined else self._previous
+            earliest = max(tape.reach, after or 0)
+            planned = next_start(self._window, self._period, previous, tape.boottime_of(earliest), offset)
+            start = max(tape.frame_at(planned), earliest)
         # What follows without a pause starts where the last one ended, even if some of it has been lost meanwhile.
         span = Span(min(start, max(start - self._pre, tape.reach)), start + self._frames)
-        self._planned = (span, planned, start)
+        self._planned = (span, planned)
         return span
 
     def final(self, span: Span) -> bool:
         """Its end is known from the first."""
-        return bool(span.end)
+        del span
+        return True
 
     def done(self, span: Span, tape: Tape) -> None:
         """The next one follows it."""
@@ -66,11 +69,9 @@ class ScheduledCuts:
             self._previous = self._planned[1]
             self._joint = (tape.id, span.end) if self._joined else None
 
-    def _continuation(self, tape: Tape, offset: float) -> int | None:
-        if self._joint is None or self._joint[0] != tape.id:
-            return None
-        start = self._joint[1]
-        return start if self._window.contains(tape.boottime_of(start) + offset) else None
+    def _end_of_last(self, tape: Tape) -> int | None:
+        """The frame at which the next recording has to go on; None if there is none before it on this tape."""
+        return self._joint[1] if self._joint is not None and self._joint[0] == tape.id else None
 
 
 class TriggeredCuts:

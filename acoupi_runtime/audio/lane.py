@@ -33,6 +33,8 @@ _TRY_AGAIN = 1.0
 """Seconds until a file that could not be written is tried again."""
 _MOST_OVERFLOWS = 64
 """Positions that are kept with one recording: the metadata has its room."""
+_ENOUGH = 64e6
+"""Bytes of room with which a recording is begun, however long it is to be."""
 _HIGHER_BITS = 8
 """A ring holds 24 bits in the upper three bytes of four."""
 
@@ -60,6 +62,8 @@ class Lane:
         cuts: Cuts,
         deployment: Callable[[], Deployment],
         completed: Callable[[Recording, Capture], None],
+        *,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._config = config
         self._spool = spool
@@ -68,8 +72,8 @@ class Lane:
         self._completed = completed
         microphone = config.microphone
         frame_size = microphone.audio_channels * config.recording.bits // 8
-        self._most = MOST_BYTES // frame_size
-        self._needs = min(int(config.recording.duration * microphone.samplerate) * frame_size, MOST_BYTES)
+        self._most = most_bytes // frame_size
+        self._needs = min(config.recording.duration * microphone.samplerate * frame_size, _ENOUGH)
         self._out = np.zeros((_AT_ONCE, microphone.audio_channels), ring_dtype(config.recording.bits))
         self._span: Span | None = None
         self._position = 0

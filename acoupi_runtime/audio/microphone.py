@@ -6,7 +6,9 @@ that is plugged in later is seen only after `reset()`.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -171,7 +173,22 @@ def _is_refusal(sd: ModuleType, error: Exception) -> bool:
 
 
 def _sounddevice() -> ModuleType:
+    if "sounddevice" not in sys.modules:
+        _hush_alsa()
     try:
         return importlib.import_module("sounddevice")
     except OSError as error:
         raise DeviceUnavailableError(f"microphone: PortAudio is missing ({error}); install libportaudio2") from error
+
+
+def _hush_alsa() -> None:
+    """Keep ALSA from filling the journal: a missing microphone is looked for again and again, with 20 lines each time.
+
+    PortAudio's errors say enough. The handler has to be a C function that ignores what it is given: one of Python's
+    would need memory that is writable and executable, which the unit denies.
+    """
+    try:
+        alsa, libc = ctypes.CDLL("libasound.so.2"), ctypes.CDLL(None)
+        alsa.snd_lib_error_set_handler(ctypes.cast(libc.getpid, ctypes.c_void_p))
+    except (OSError, AttributeError):
+        return

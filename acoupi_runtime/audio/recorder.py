@@ -118,14 +118,18 @@ class Recorder:
                 if opened is None:
                     return
                 stream, tape = opened
+                gone = ""
                 try:
                     self._listen(stream, tape, stop)
                 except DeviceUnavailableError as error:
-                    self._report("no-microphone", str(error), None)
+                    gone = str(error)
                 finally:
                     self._frames += tape.ring.head
                     self._overflows += tape.lost
                     _close(stream)
+                if gone:
+                    log.warning("%s", gone)
+                    self._report("no-microphone", gone, None)
                 dead = 0 if tape.ring.head else dead + 1
                 if dead >= _DEAD_OPENINGS:
                     raise RestartNeededError(f"{stream.device}: opened {dead} times and gave no sound; restart")
@@ -195,6 +199,8 @@ class Recorder:
         recording, microphone = self._config.recording, self._config.microphone
         patience = _STALLED_AFTER + recording.chunksize / microphone.samplerate
         self._levels = None
+        if self._trigger is not None:
+            self._trigger.begin()
         levels = _Meter(recording.bits, microphone.audio_channels, self._trigger)
         last_heard = self._clock.steady()
         self._written = float("-inf")

@@ -110,6 +110,7 @@ class Take:
         if self._unsynced >= SYNC_EVERY * self._config.microphone.samplerate:
             self._unsynced = 0
             self._writer.sync()
+            sync_dir(self._part.parent)
             require_room(self._part.parent, self._config.retention.reserve * 1e6)
 
     def complete(self, moment: Moment, overflows: Sequence[tuple[int, int]]) -> tuple[Recording, Capture] | None:

@@ -41,9 +41,14 @@ class LevelTrigger:
         self._pre = round(config.pre_roll * samplerate)
         self._post = max(self._step, round(config.post_roll * samplerate))
         self._most = max(self._step, round(config.max_duration * samplerate))
+        self.spans: deque[Span] = deque()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new tape begins: its frames count from 0."""
         self._rest: Frames | None = None
         self._last_end = 0
-        self.spans: deque[Span] = deque()
+        self.spans.clear()
         self.heard = 0
 
     def hear(self, first: int, block: Frames) -> None:
