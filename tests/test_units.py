@@ -173,6 +173,7 @@ def test_only_a_worker_that_may_send_messages_sees_the_network(
 def test_the_worker_of_the_queue_recording_has_the_sound_card_whatever_its_name() -> None:
     units = units_of(f"{__name__}:TwoEars")
     assert values_of(units["acoupi-worker@ears.service"], "DeviceAllow") == ["char-alsa rw"]
+    assert ("Unit.After", "modprobe@snd.service") in parsed(units["acoupi-worker@ears.service"])
     assert "acoupi-worker@recording.service" not in units
     assert values_of(units["acoupi-worker@.service"], "PrivateDevices") == ["yes"]
 
@@ -211,7 +212,7 @@ def tree(folder: Path, units: dict[str, str], home: tuple[HomeFile, ...]) -> Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.content)
         path.chmod(file.mode)
-    for program in ("usr/bin/redis-server", "bin/sh"):
+    for program in ("usr/bin/redis-server", "bin/sh", "sbin/modprobe"):
         path = folder / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o755)
