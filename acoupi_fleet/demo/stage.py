@@ -143,7 +143,7 @@ def last_words(folder: Path) -> str:
         for log in ("sensor.log", "journal.log"):
             with contextlib.suppress(OSError):
                 lines = (folder / name / log).read_text(encoding="utf-8", errors="replace").splitlines()
-                said += [f"{name}: {line}" for line in lines[-6:]]
+                said += [f"{name}: {line}" for line in lines if not line.startswith("Accepted publickey")][-6:]
     return "\n".join(said)
 
 

@@ -40,7 +40,7 @@ def run(folder: Path, *, keep: bool, voice: Voice) -> int:
 
     Args:
         folder: Where it happens; made, and in the end removed again.
-        keep: Leave the sensors running.
+        keep: Leave the sensors running, also when something went wrong, so that a person can look.
         voice: Who tells it.
 
     Returns:
@@ -56,16 +56,14 @@ def run(folder: Path, *, keep: bool, voice: Voice) -> int:
             began = time.monotonic()
             _tell(folder, voice)
             _what_next(folder, voice, time.monotonic() - began, keep=keep)
-        except BaseException as error:
-            _ignore_signals()
+        except KeyboardInterrupt:
             stage.removed(folder)
-            if not isinstance(error, KeyboardInterrupt):
-                raise
             voice.line("interrupted: the sensors are switched off and removed")
             return EXIT_INTERRUPTED
-        if not keep:
+        finally:
             _ignore_signals()
-            stage.removed(folder)
+            if not keep:
+                stage.removed(folder)
     return EXIT_OK
 
 
@@ -168,8 +166,15 @@ class _Fleet:
         deadline = time.monotonic() + _PATIENCE
         while True:
             asked = subprocess.run(
-                words, cwd=self._folder, env=self._environment, check=False, stdout=subprocess.PIPE, text=True
+                words,
+                cwd=self._folder,
+                env={**self._environment, "TTY_COMPATIBLE": "0"},  # whatever is said of the person's terminal
+                check=False,
+                stdout=subprocess.PIPE,
+                text=True,
             )
+            if asked.returncode == FleetError.exit_code:
+                self._fail("acoupi-fleet status --json failed")
             seen = {each["host"]: each for each in json.loads(asked.stdout)}
             if until(seen):
                 return
