@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from acoupi_runtime.audio.guano import read_guano
 from acoupi_runtime.components.http import HTTPMessenger
@@ -511,6 +512,27 @@ def test_what_was_recorded_with_a_wrong_clock_is_corrected_once_before_it_is_sen
     bench.clock.offset += 7200
     bench.work.rescan()
     assert bench.store.get_recording(filed.id).created_on == right
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_the_file_itself_says_the_corrected_time_and_its_sound_is_untouched(make_bench: MakeBench, kind: str) -> None:
+    bench = make_bench()
+    bench.clock.is_synced = False
+    sound = tone(0.5, 16_000, 4000, at=0.1, length=0.2)
+    wrong = bench.record(sound=sound, samplerate=16_000, kind=kind, clock_synced=False, boot_id="boot-1", boottime=10.0)
+    before = soundfile.read(wrong.path, dtype="int16")[0]
+    bench.work.process_recording(str(wrong.id))
+    bench.work.rescan()
+    bench.clock.is_synced = True
+    bench.work.rescan()
+    filed = bench.store.get_recording(wrong.id)
+    assert filed.path is not None
+    assert filed.path.exists()
+    said, capture = read_guano(filed.path)
+    assert said.created_on == filed.created_on == datetime.fromtimestamp(1_780_000_010, UTC)
+    assert capture.clock_synced
+    assert f"Timestamp: {said.created_on:%Y-%m-%dT%H:%M:%S}".encode() in filed.path.read_bytes()
+    assert (soundfile.read(filed.path, dtype="int16")[0] == before).all()
 
 
 def test_the_message_carries_the_corrected_time(make_bench: MakeBench) -> None:

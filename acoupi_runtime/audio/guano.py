@@ -1,4 +1,4 @@
-"""guano: what a file says of itself, as GUANO text (version 1.0). Reads files; writes none.
+"""guano: what a file says of itself, as GUANO text (version 1.0). Reads files; in finished ones writes only their time.
 
 The standard's fields are for other programs; two lines of our own hold all that rows of the store are made of.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -66,6 +67,29 @@ def read_guano(path: Path) -> tuple[Recording, Capture] | None:
         os.close(descriptor)
     found = parse(text.decode(errors="replace")) if text else None
     return found and (found[0].model_copy(update={"path": path}), found[1])
+
+
+def correct_time(path: Path, created_on: datetime) -> None:
+    """Write into a finished file when it was really made, in place: its metadata is within one page of the disk.
+
+    Raises:
+        OSError: If it cannot be read or written.
+    """
+    found = read_guano(path)
+    if found is None:
+        return
+    recording, capture = found
+    recording = recording.model_copy(update={"created_on": created_on})
+    text = compose(recording, capture.model_copy(update={"clock_synced": True})).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if path.suffix == ".flac":
+            flacfile.replace_text(descriptor, text)
+        elif (head := wavfile.read_head(descriptor)) is not None:
+            wavfile.finish(descriptor, head, text)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @cache

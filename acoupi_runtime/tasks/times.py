@@ -6,9 +6,11 @@ of its first frame; when the wall clock is synchronised, in the same boot, that 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import UTC, datetime
 
+from acoupi_runtime.audio.guano import correct_time
 from acoupi_runtime.clock import UNKNOWN_BOOT, Clock, wall_offset
 from acoupi_runtime.store import Correction, Store, Unsynced
 from acoupi_runtime.tasks.files import follow
@@ -39,6 +41,10 @@ def correct_times(store: Store, pipeline: Pipeline, clock: Clock) -> int:
 def _correction(store: Store, pipeline: Pipeline, unsynced: Unsynced, offset: float) -> Correction:
     right = datetime.fromtimestamp(unsynced.boottime + offset, UTC)
     recording = unsynced.recording.model_copy(update={"created_on": right})
+    if recording.path is not None:
+        # Before the row, so that a crash between the two leads to both once more. A file that is gone has no time.
+        with contextlib.suppress(OSError):
+            correct_time(recording.path, right)
     outputs = store.get_model_outputs(recording)
     return Correction(
         recording.id,
