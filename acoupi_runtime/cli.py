@@ -141,7 +141,7 @@ def _print(value: Any) -> int:
 def _worker(arguments: argparse.Namespace, home: Home) -> int:
     from acoupi_runtime.system.worker import run_worker
 
-    return run_worker(arguments.name, home)
+    run_worker(arguments.name, home)
 
 
 def _beat(arguments: argparse.Namespace, home: Home) -> int:

@@ -7,7 +7,6 @@ in a file that a crash left behind: the kernel knows.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
 import logging
@@ -196,7 +195,10 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it, and only glibc needs it
+    # Only glibc has it, and only glibc needs it; a hardened unit may refuse what ctypes does when it is imported.
+    with contextlib.suppress(OSError, AttributeError, MemoryError):
+        import ctypes
+
         ctypes.CDLL(None).malloc_trim(0)
 
 

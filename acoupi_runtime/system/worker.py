@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.errors import AcoupiError, ProgramNotFoundError
@@ -54,8 +54,8 @@ DRAIN = 20.0
 """Seconds that running tasks get at the end: less than the unit's TimeoutStopSec."""
 
 
-def run_worker(name: str, home: Home | None = None) -> int:
-    """Be one worker until SIGTERM; the exit code.
+def run_worker(name: str, home: Home | None = None) -> NoReturn:
+    """Be one worker until SIGTERM, and end the process.
 
     Raises:
         AcoupiError: If there is no such worker, its configuration is refused, or it runs already.
@@ -69,9 +69,8 @@ def run_worker(name: str, home: Home | None = None) -> int:
         on_end_signals(process.end)
         code = process.run()
     logging.shutdown()
-    if process.hangs:
-        os._exit(code)  # the interpreter would wait for a task that does not end
-    return code
+    # All is closed. The interpreter's own end would wait for tasks that hang, and race with threads that still start.
+    os._exit(code)
 
 
 def run_beat(home: Home | None = None) -> int:
@@ -158,7 +157,6 @@ class _Process:
         self._current: Current | None = None
         self._told = float("-inf")
         self._code = 0
-        self.hangs = False
 
     def end(self) -> None:
         """Make `run` come to its end. Called by a signal handler, too: it only sets what threads wait for."""
@@ -175,7 +173,10 @@ class _Process:
             self._stop.wait(LOOK)
         self._notifier.send("STOPPING=1", "STATUS=finishing what runs")
         if self._consumer is not None:
-            self.hangs = not self._consumer.stop(1 if self._code == EXIT_DOUBT else DRAIN)
+            drained = self._consumer.stop(1 if self._code == EXIT_DOUBT else DRAIN)
+            work = getattr(self._program, "work", None)
+            if drained and work is not None:
+                work.close()  # the last one out folds the store's log into its file
         return self._code
 
     def _alive(self, status: str) -> None:
