@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import threading
 import wave
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -237,6 +238,26 @@ def test_what_a_live_recorder_holds_is_left_alone(tmp_path: Path) -> None:
     assert repair_parts(spool) == []
     assert take.complete(MOMENT, ()) is not None
     assert repair_parts(spool) == []
+
+
+def test_a_rescan_at_any_instant_takes_nothing_away_from_a_recorder(tmp_path: Path) -> None:
+    config, spool = configured(tmp_path), tmp_path / "spool"
+    done, repaired = threading.Event(), list[Path]()
+
+    def rescan() -> None:
+        while not done.is_set():
+            repaired.extend(repair_parts(spool))
+
+    other = threading.Thread(target=rescan)
+    spool.mkdir()
+    other.start()
+    try:
+        made = [record(spool, config, noise(10, 1, 16))[0].path for _ in range(300)]
+    finally:
+        done.set()
+        other.join()
+    assert repaired == []
+    assert sorted(spool.iterdir()) == sorted(path for path in made if path is not None)
 
 
 def test_zeros_are_deleted_and_what_is_unknown_is_kept_aside(tmp_path: Path) -> None:

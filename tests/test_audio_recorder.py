@@ -15,6 +15,7 @@ from acoupi_runtime.audio.cuts import ScheduledCuts
 from acoupi_runtime.audio.lane import Lane
 from acoupi_runtime.audio.paths import spool_dir
 from acoupi_runtime.audio.recorder import AlreadyRecordingError, Recorder, RestartNeededError
+from acoupi_runtime.audio.ring import Ring
 from acoupi_runtime.audio.state import RecorderState
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.data import Capture, Recording
@@ -196,6 +197,15 @@ def test_pre_roll_puts_the_sound_before_the_planned_start_in_front(tmp_path: Pat
     assert [round(capture.boottime - 5000, 2) for capture in rest] == [7.5, 17.5, 27.5, 37.5, 47.5]
 
 
+def test_a_pre_roll_longer_than_the_buffer_is_there_in_full(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    recording = {"duration": 2, "interval": 100, "pre_roll": 60, "buffer": 2}
+    config = configured(tmp_path, microphone={"samplerate": 8000}, recording=recording)
+    run = simulate(tmp_path, config, 405, clock=clock, source=Card(clock, samplerate=8000, block=512))
+    assert [capture.frames for capture in run.kept.captures[1:]] == [62 * 8000] * 4
+    assert [round(capture.boottime - 5000, 2) for capture in run.kept.captures[1:]] == [40, 140, 240, 340]
+
+
 def test_pre_roll_of_recordings_without_pause_repeats_the_end_of_the_one_before(tmp_path: Path) -> None:
     clock = SimulatedClock()
     config = configured(
@@ -256,7 +266,7 @@ def test_what_is_loud_is_recorded_after_the_microphone_was_opened_anew(tmp_path:
 def test_a_recording_that_outgrows_its_file_goes_on_in_another_at_the_frame(tmp_path: Path) -> None:
     clock, made = SimulatedClock(), Kept()
     config = configured(tmp_path, recording={"duration": 10, "continuous": True})
-    tape = Tape(48_000, 480_000, 1, "<i2", clock)
+    tape = Tape(48_000, Ring(480_000, 1, "<i2"), 120_000, clock)
     cuts = ScheduledCuts(config)
     lane = Lane(config, spool_dir(config), cuts, lambda: PLACE, made.completed, most_bytes=300_001)
     stream = Card(clock, block=4800).open(tape.ring)

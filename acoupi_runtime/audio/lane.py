@@ -102,6 +102,8 @@ class Lane:
         """Close what is being written: the tape ends here."""
         if self._take is not None:
             self._close(tape, now)
+        elif self._span is not None:
+            self.lost += max(0, min(tape.head, self._span.end) - self._position)
         if self._span is not None:
             self._cuts.done(self._span, tape)
             self._span = None
@@ -110,7 +112,7 @@ class Lane:
         """Have a file to write to. Says whether there is one."""
         if self._span is None:
             span = self._cuts.next(tape)
-            if span is None or span.start >= tape.ring.head:
+            if span is None or span.start >= tape.head:
                 return False
             self._span, self._position = span, span.start
         if self._take is None:
@@ -159,7 +161,7 @@ class Lane:
         if span is None or take is None:
             return span is None
         room = min(span.end - self._position, len(self._out), self._most - take.frames)
-        first, count = tape.ring.read(self._position, self._out[:room])
+        first, count = tape.read(self._position, self._out[:room])
         gone = min(first, span.end) - self._position
         if gone > 0:
             self._gaps.append((take.frames, gone))

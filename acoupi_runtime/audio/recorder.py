@@ -20,6 +20,7 @@ from acoupi_runtime.audio.cuts import ScheduledCuts, TriggeredCuts
 from acoupi_runtime.audio.lane import Lane
 from acoupi_runtime.audio.levels import Levels
 from acoupi_runtime.audio.paths import in_memory, spool_dir
+from acoupi_runtime.audio.ring import Ring
 from acoupi_runtime.audio.source import Source, Stream, open_source, ring_dtype
 from acoupi_runtime.audio.state import LastRecording, RecorderState, Situation, write_state
 from acoupi_runtime.audio.tape import Tape
@@ -94,13 +95,14 @@ class Recorder:
         self._memory_mode = in_memory(self._spool)
         self._trigger: LevelTrigger | None = None
         self._lanes = self._make_lanes()
-        self._known: Deployment | None = None
+        self._known = Deployment(name="unknown")
         self._last: LastRecording | None = None
         self._recordings = 0
         self._frames = 0
         self._overflows = 0
         self._silent = 0
-        self._levels: Levels | None = None
+        self._meter = _Meter(config.recording.bits, config.microphone.audio_channels, None)
+        self._failing: set[str] = set()
         self._written = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
@@ -162,18 +164,19 @@ class Recorder:
         recording, microphone = self._config.recording, self._config.microphone
         before = max(recording.pre_roll, recording.trigger.pre_roll if recording.trigger else 0)
         capacity = max(round((recording.buffer + before) * microphone.samplerate), 4 * recording.chunksize)
-        dtype = ring_dtype(recording.bits)
-        return Tape(microphone.samplerate, capacity, microphone.audio_channels, dtype, self._clock)
+        spare = round(recording.buffer * microphone.samplerate / 4)
+        ring = Ring(capacity, microphone.audio_channels, ring_dtype(recording.bits))
+        return Tape(microphone.samplerate, ring, spare, self._clock)
 
     def _look_for_microphone(self, stop: threading.Event, *, anew: bool) -> tuple[Stream, Tape] | None:
         """Open the microphone, however long it takes; None if it was told to stop meanwhile."""
         tries = 0
         told = ""
         while not stop.is_set():
-            if anew or tries:
-                self._source.reset()
             tape = self._new_tape()
             try:
+                if anew or tries:
+                    self._source.reset()
                 stream = self._source.open(tape.ring)
             except DeviceError as error:
                 if str(error) != told:
@@ -198,10 +201,9 @@ class Recorder:
         """Record from an open microphone until it is gone or `stop` is set."""
         recording, microphone = self._config.recording, self._config.microphone
         patience = _STALLED_AFTER + recording.chunksize / microphone.samplerate
-        self._levels = None
         if self._trigger is not None:
             self._trigger.begin()
-        levels = _Meter(recording.bits, microphone.audio_channels, self._trigger)
+        self._meter = _Meter(recording.bits, microphone.audio_channels, self._trigger)
         last_heard = self._clock.steady()
         self._written = float("-inf")
         self._report("starting", "the microphone is open", (stream, tape))
@@ -212,11 +214,7 @@ class Recorder:
                 now = self._clock.steady()
                 if tape.listen():
                     last_heard = now
-                    levels.read(tape)
-                    for lane in self._lanes:
-                        lane.advance(tape, now)
-                    if levels.level is not None:
-                        self._levels = levels.level
+                    self._take_in(tape)
                     self._report(*self._situation(), (stream, tape))
                 elif now - last_heard > patience:
                     raise DeviceUnavailableError(
@@ -226,15 +224,22 @@ class Recorder:
                     return
                 self._clock.wait(stop, self._pause(tape))
         finally:
-            if tape.ring.head:
-                tape.listen()
+            tape.listen()
+            if tape.head:
+                self._take_in(tape)
                 for lane in self._lanes:
                     lane.finish(tape, self._clock.steady())
 
+    def _take_in(self, tape: Tape) -> None:
+        """Make of what has come in what is due."""
+        self._meter.read(tape)
+        for lane in self._lanes:
+            lane.advance(tape, self._clock.steady())
+
     def _pause(self, tape: Tape) -> float:
         ends = [lane.until for lane in self._lanes if lane.recording and lane.until is not None]
-        left = min(((end - tape.ring.head) / tape.samplerate for end in ends), default=_LOOK_EVERY)
-        return min(_LOOK_EVERY, max(_SOON, left))
+        left = min(((end - tape.head) / tape.samplerate for end in ends), default=_LOOK_EVERY)
+        return min(_LOOK_EVERY, self._config.recording.buffer / 4, max(_SOON, left))
 
     def _situation(self) -> tuple[Situation, str]:
         troubles = [lane.trouble for lane in self._lanes if lane.trouble is not None]
@@ -248,9 +253,8 @@ class Recorder:
             return
         self._written = now
         stream, tape = open_ or (None, None)
-        level = self._levels if tape is not None else None
+        level = self._meter.restart()
         microphone = self._config.microphone
-        rms = None if level is None else level.rms
         answer = RecorderState(
             state=state,
             detail=detail,
@@ -261,8 +265,8 @@ class Recorder:
             samplerate=microphone.samplerate,
             channels=microphone.audio_channels,
             frames=self._frames + (0 if tape is None else tape.ring.head),
-            level_rms=rms,
-            level_peak=None if level is None else level.peak,
+            level_rms=level.rms,
+            level_peak=level.peak,
             silent=self._silent >= _SILENT_RECORDINGS,
             overflows=self._overflows + (0 if tape is None else tape.lost),
             lost_seconds=round(sum(lane.lost for lane in self._lanes) / microphone.samplerate, 3),
@@ -273,19 +277,25 @@ class Recorder:
             stream="" if tape is None else tape.id,
             memory_mode=self._memory_mode,
         )
-        try:
+        with self._tolerated("the live state cannot be written"):
             write_state(self._home, answer)
-        except OSError as error:
-            log.warning("%s: the live state cannot be written (%s)", self._home.recorder_file, error)
-        self._alive(f"{state}: {detail}" if detail else f"{state}, {rms} dBFS, {self._recordings} recordings")
+        self._alive(f"{state}: {detail}" if detail else f"{state}, {level.rms} dBFS, {self._recordings} recordings")
+
+    @contextmanager
+    def _tolerated(self, what: str) -> Iterator[None]:
+        """Whatever somebody else suffers from, the recorder goes on; it says so once, until it is over."""
+        try:
+            yield
+        except Exception:
+            if what not in self._failing:
+                log.exception("%s; the recorder goes on", what)
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
 
     def _current_deployment(self) -> Deployment:
-        try:
+        with self._tolerated("the deployment cannot be read, so that the last one known is noted"):
             self._known = self._deployment()
-        except Exception:
-            # Whatever the store suffers from, the sound is kept.
-            log.exception("the deployment cannot be read; the last one known is noted")
-            self._known = self._known or Deployment(name="unknown")
         return self._known
 
     def _done(self, recording: Recording, capture: Capture) -> None:
@@ -299,11 +309,8 @@ class Recorder:
             rms=capture.rms,
             peak=capture.peak,
         )
-        try:
+        with self._tolerated("a recording cannot be handed over: its file is whole, and the rescan will find it"):
             self._sink.completed(recording, capture)
-        except Exception:
-            # The file is whole and in its place: the rescan finds it.
-            log.exception("%s: was not handed over", recording.path)
 
 
 class _Meter:
@@ -314,17 +321,21 @@ class _Meter:
         self._trigger = trigger
         self._position = 0
         self._out = np.zeros((1 << 15, channels), ring_dtype(bits))
-        self.level: Levels | None = None
+        self._level = Levels(bits)
+
+    def restart(self) -> Levels:
+        """The level since this was last asked."""
+        level, self._level = self._level, Levels(self._bits)
+        return level
 
     def read(self, tape: Tape) -> None:
         """Take in what has come since the last time."""
-        self.level = Levels(self._bits)
         while True:
-            first, count = tape.ring.read(self._position, self._out)
+            first, count = tape.read(self._position, self._out)
             if not count:
                 return
             block = self._out[:count] if self._bits == 16 else self._out[:count] >> 8  # noqa: PLR2004
-            self.level.add(block)
+            self._level.add(block)
             if self._trigger is not None:
                 self._trigger.hear(first, block)
             self._position = first + count

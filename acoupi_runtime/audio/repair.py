@@ -26,27 +26,28 @@ def repair_parts(spool: Path) -> list[Path]:
     """
     repaired = []
     for part in sorted(spool.glob(f"*{PART}")):
+        if part.is_symlink():
+            continue  # none of ours, whoever put it here
         try:
             made = _repair(part)
-        except OSError:
-            log.exception("%s: cannot be repaired now; it is tried again later", part)
+        except FileNotFoundError:
+            continue  # it was completed meanwhile
+        except OSError as error:
+            log.error("%s: cannot be repaired now (%s); it is tried again", part, error)  # noqa: TRY400 - one line
         else:
             repaired += [made] if made is not None else []
     return repaired
 
 
 def _repair(part: Path) -> Path | None:
-    try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
+    descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None  # a recorder is writing it
-        if not part.exists() or not os.path.samestat(os.fstat(descriptor), part.stat()):
-            return None  # it was completed between the listing and the lock
+        if not os.path.samestat(os.fstat(descriptor), part.lstat()):
+            return None  # the name has become another file's
         return _make_whole(part, descriptor)
     finally:
         os.close(descriptor)

@@ -64,8 +64,8 @@ class Ring:
         until_wrap = min(count, self._capacity - place)
         self._data[place : place + until_wrap] = frames[:until_wrap]
         self._data[: count - until_wrap] = frames[until_wrap:]
-        self.marks.append(Mark(first + count, boottime, first if overflow else None))
         self.head = first + count
+        self.marks.append(Mark(first + count, boottime, first if overflow else None))
 
     def read(self, start: int, out: Frames) -> tuple[int, int]:
         """Copy frames from `start` on, as many as fit and have come in.

@@ -79,10 +79,8 @@ class Take:
         microphone = config.microphone
         rate = max(1, round(microphone.samplerate / microphone.time_expansion))
         form = Format(rate, microphone.audio_channels, config.recording.bits)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = os.open(self._part, flags, 0o640)
+        self._file = _create(self._part)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
             text = guano.compose(*self._describe(1, moment, ()))
             self._writer = _writer(suffix, self._file, form, text)
         except BaseException:
@@ -168,6 +166,17 @@ class Take:
             trigger=self._trigger,
         )
         return recording, capture
+
+
+def _create(part: Path) -> int:
+    """Create a file, and lock it against those who repair what nobody holds."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between the two calls somebody may have found it empty and nobody's, and deleted it.
+        if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
+            return descriptor
+        os.close(descriptor)
 
 
 def require_room(folder: Path, wanted: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from acoupi_runtime.audio.frameclock import FrameClock
-from acoupi_runtime.audio.ring import Ring
+from acoupi_runtime.audio.ring import Frames, Ring
 from acoupi_runtime.audio.take import Moment
 from acoupi_runtime.clock import Clock, wall_offset
 
@@ -15,20 +15,27 @@ _MOST_LOSSES = 10_000
 class Tape:
     """What has been heard since the microphone was opened.
 
+    Args:
+        samplerate: Hz, as asked of the microphone.
+        ring: Where it writes to: the last seconds.
+        spare: Frames of the ring that a recording which is to begin leaves to the writer.
+        clock: The machine's, or a simulation.
+
     Attributes:
         id: The opening's name, as recordings carry it.
-        ring: The last seconds of it.
+        head: Frames that have come in, as far as `listen` has taken note of them.
         losses: Frames before which sound is missing, in order.
         lost: How often sound went missing.
     """
 
-    def __init__(self, samplerate: int, capacity: int, channels: int, dtype: str, clock: Clock) -> None:
+    def __init__(self, samplerate: int, ring: Ring, spare: int, clock: Clock) -> None:
         self.id = uuid4().hex
         self.samplerate = samplerate
-        self.ring = Ring(capacity, channels, dtype)
+        self.ring = ring
+        self.head = 0
         self.losses: list[int] = []
         self.lost = 0
-        self._margin = capacity // 4
+        self._spare = spare
         self._clock = clock
         self._frames = FrameClock(samplerate)
 
@@ -41,6 +48,7 @@ class Tape:
                 self._missing(mark.lost_before)
                 self._frames.note_lost(mark.lost_before)
             self._frames.note(mark.frame, mark.boottime)
+            self.head = mark.frame
             heard = True
         for frame in self._frames.lost():
             self._missing(frame)
@@ -50,7 +58,11 @@ class Tape:
     def reach(self) -> int:
         """The first frame that can still be recorded without haste: the writer is coming after it."""
         oldest = self.ring.oldest
-        return oldest + self._margin if oldest else 0
+        return oldest + self._spare if oldest else 0
+
+    def read(self, start: int, out: Frames) -> tuple[int, int]:
+        """Copy frames as `Ring.read` does, up to the head."""
+        return self.ring.read(start, out[: max(0, self.head - start)])
 
     @property
     def true_samplerate(self) -> float | None:

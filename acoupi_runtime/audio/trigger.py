@@ -57,8 +57,9 @@ class LevelTrigger:
             block, first = np.concatenate((self._rest, block)), self.heard
         steps = len(block) // self._step
         whole, self._rest = block[: steps * self._step], block[steps * self._step :].copy()
-        squares = np.square(whole, dtype=np.float32).reshape(steps, self._step, block.shape[1])
-        for step in np.flatnonzero(squares.mean(axis=1).max(axis=1) >= self._threshold).tolist():
+        by_step = whole.astype(np.float32).reshape(steps, self._step, block.shape[1])
+        # The variance, since a constant offset is no sound; the loudest channel counts.
+        for step in np.flatnonzero(by_step.var(axis=1).max(axis=1) >= self._threshold).tolist():
             self._loud(first + step * self._step)
         self.heard = first + steps * self._step
 
