@@ -2,7 +2,8 @@
 # Makes both locks again: what a device is made of (runtime.lock, with hashes) and what our own tools are (constraints.txt).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-uv=(.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate)
+# One version of a package for every Python: what is tested is what is shipped.
+uv=(.venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --no-header --no-annotate)
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 
