@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +11,6 @@ import pytest
 from tests.support import wait_until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Fleet, MakeSensor
     from tests.sensors import Sensor
 
@@ -85,3 +85,33 @@ def test_one_process_for_all_records_into_memory_and_sends(sensor: Sensor, fleet
     units = sensor.ssh("systemctl list-units --plain --no-legend 'acoupi*' | cut -d' ' -f1").split()
     assert units == ["acoupi-redis.service", "acoupi-worker@recording.service", "acoupi.target"]
     assert "acoupi-" in sensor.ssh("sudo ls /dev/shm")
+
+
+def test_a_home_set_up_by_hand_is_run_by_the_users_own_systemd(sensor: Sensor, fleet: Fleet, tmp_path: Path) -> None:
+    provision(fleet, sensor, tmp_path)  # for its environment; its own services give way
+    sensor.ssh("sudo systemctl stop acoupi.target")
+    sources = Path(__file__).parents[1]
+    for name in ("acoupi_runtime", "templates"):
+        shutil.copytree(sources / name, sensor.root / "opt/src" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    setup = (
+        "cd /opt/src && export XDG_RUNTIME_DIR=/run/user/1000 && $(readlink -f /opt/acoupi/current/env)/bin/python3 -B "
+        "-m acoupi_runtime setup --program default --units --microphone.device_name ultramic "
+        "--recording.interval 10 --recording.schedule_start 00:00 --recording.schedule_end 00:00"
+    )
+    assert ": written;" in sensor.ssh(setup)
+    assert ": as it was;" in sensor.ssh(setup)
+    assert sensor.ssh("systemctl --user is-enabled acoupi.target") == "enabled"
+    assert sensor.ssh("~/.acoupi/bin/acoupi-workers-start.sh").splitlines() == [
+        "recording: active",
+        "processing: active",
+    ]
+    filed = sensor.root / "home/pi/storages/recordings"
+    wait_until(lambda: list(filed.rglob("*.wav")), 240, f"recordings in {filed}")
+    sensor.ssh("~/.acoupi/bin/acoupi-workers-stop.sh")
+    left = sensor.ssh("systemctl --user list-units --state=active --plain --no-legend 'acoupi*'")
+    assert left == ""
+    # Somebody else's unit is never replaced.
+    sensor.ssh("rm ~/.config/systemd/user/acoupi.target && touch ~/.config/systemd/user/acoupi.target")
+    refused = sensor.run(setup, check=False)
+    assert refused.returncode == 1
+    assert "a unit of this name is there already" in refused.stderr
