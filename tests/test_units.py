@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -87,6 +87,7 @@ def values_of(unit: str, key: str) -> list[str]:
     return [value for name, value in parsed(unit) if name == f"Service.{key}"]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=20))
 @example('"\nExecStartPre=/bin/touch /tmp/x\n"')
 @example("\\")
