@@ -143,6 +143,17 @@ def test_sensors_are_strangers_to_each_other(sensor: Sensor, bare: Sensor) -> No
     assert [each.ssh("hostname") for each in (sensor, bare)] == [sensor.name, bare.name]
 
 
+def test_a_sensor_that_takes_the_place_of_another_is_known_by_its_own_key(rig: Rig, sensor: Sensor) -> None:
+    (first,) = rig.add(1)
+    rig.take_away([first])
+    (second,) = rig.add(1)
+    try:
+        assert second.address == first.address
+        assert second.ssh("hostname") == second.name
+    finally:
+        rig.take_away([second])
+
+
 def test_the_workstation_reaches_the_sensors_and_nothing_else(rig: Rig, sensor: Sensor) -> None:
     assert rig.workstation("ip", "-o", "route").stdout.split(" dev ")[0] == "10.77.0.0/24"
     look = f"import socket; print(socket.create_connection(('{sensor.address}', 22), 60).recv(4))"

@@ -137,6 +137,9 @@ class Sensor:
             machine.run(["ip", "netns", "del", self._namespace])
         machine.remove_cgroups(self._unique)
         self._forget_container()
+        known = self.network.known_hosts  # the next sensor at this address is another one, with another key
+        kept = [line for line in known.read_text().splitlines(keepends=True) if line.split()[:1] != [self.address]]
+        known.write_text("".join(kept))
         shutil.rmtree(self.folder)
 
     def _forget_container(self) -> None:
