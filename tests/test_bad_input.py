@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shlex
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +23,8 @@ from tests.support import free_port, new_key, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.conftest import Fleet, MakeSensor
+    from tests.sensors import Sensor
     from tests.support import SshServer
 
 GOOD = "lab host=127.0.0.1 port=1 user=pi program=default"
@@ -366,3 +370,153 @@ def test_ctrl_c_ends_at_once_with_one_line_and_exit_code_130(
         process.wait()
     assert process.returncode == 130
     assert re.fullmatch(r"interrupted: [^\n]+\n", err)
+
+
+# --- what only a whole machine can be wrong about ---
+
+
+class Machine:
+    """A real sensor, and the inventory line that names it."""
+
+    def __init__(self, sensor: Sensor, fleet: Fleet, folder: Path) -> None:
+        self.sensor = sensor
+        self._fleet = fleet
+        self._folder = folder
+
+    def __call__(self, verb: str, *words: str, **variables: object) -> Said:
+        settings = {"program": "default", "program.recording.schedule_end": "06:00"} | SOUND | variables
+        line = self.sensor.inventory_line(**settings)
+        done = self._fleet(verb, inventory(self._folder, line), *words)
+        assert "Traceback" not in done.stdout + done.stderr
+        return Said(done.returncode, done.stdout, done.stderr)
+
+
+SOUND = {
+    "program.microphone.device_name": "ultramic",
+    "program.recording.duration": 1,
+    "program.recording.interval": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def bare(make_sensor: MakeSensor, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine with nothing on it, on which nothing ever succeeds: each test leaves it as it was."""
+    return Machine(make_sensor("bare"), fleet, tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="module")
+def guest(bare: Machine) -> str:
+    """A user of it who may log in, and become root only with the password `open sesame`."""
+    bare.sensor.ssh(
+        "sudo useradd --create-home --shell /bin/sh guest && echo 'guest:open sesame' | sudo chpasswd && "
+        "sudo cp -r /home/pi/.ssh /home/guest/ && sudo chown -R guest /home/guest/.ssh && "
+        "echo 'guest ALL=(ALL) ALL' | sudo tee /etc/sudoers.d/guest"
+    )
+    return "guest"
+
+
+def failed(machine: Machine, said: Said, expected: str) -> None:
+    """It failed, in one line that says why, and nothing of ours is there."""
+    assert said.code == 2, said
+    lines = [line for line in said.out.splitlines() if line.startswith("failed")]
+    assert len(lines) == 1, said.out
+    assert expected in lines[0], said.out
+    assert "; " in lines[0], "with what to do"
+    assert machine.sensor.run("test -e /opt/acoupi/current", check=False).returncode == 1
+
+
+@pytest.mark.sensor
+@pytest.mark.parametrize(
+    ("password", "expected"),
+    [
+        ({}, "sudo does not let us: a password is required; set sudo_password, allow it without a password, or use"),
+        ({"sudo_password": "sesame"}, "sudo does not accept the password; correct sudo_password"),
+    ],
+    ids=["none given", "a wrong one"],
+)
+def test_sudo_with_a_password(bare: Machine, guest: str, password: dict[str, str], expected: str) -> None:
+    failed(bare, bare("provision", user=guest, **password), expected)
+
+
+@pytest.mark.sensor
+def test_the_right_password_opens_and_is_never_seen(bare: Machine, guest: str) -> None:
+    said = bare("provision", "--check", "-v", user=guest, sudo_password="open sesame")
+    assert said.code == 3, said
+    assert "sesame" not in said.out + said.err
+    assert "sesame" not in bare.sensor.journal(lines=2000)
+
+
+@pytest.mark.sensor
+def test_a_user_who_may_not_become_root(bare: Machine) -> None:
+    bare.sensor.ssh("sudo mv /usr/bin/sudo /usr/bin/sudo.away")
+    try:
+        failed(bare, bare("provision"), "there is no sudo; install it there, log in as root, or use systemd_scope=user")
+    finally:
+        (bare.sensor.root / "usr/bin/sudo.away").rename(bare.sensor.root / "usr/bin/sudo")
+
+
+@pytest.mark.sensor
+def test_a_unit_name_that_somebody_else_has_taken(bare: Machine) -> None:
+    unit = bare.sensor.root / "etc/systemd/system/acoupi.target"
+    unit.write_text("[Unit]\nDescription=mine\n")
+    try:
+        said = bare("provision")
+        failed(
+            bare, said, f"the unit acoupi.target is somebody else's: /etc/systemd/system/{unit.name}; remove or rename"
+        )
+        assert unit.read_text() == "[Unit]\nDescription=mine\n"
+    finally:
+        unit.unlink()
+
+
+@pytest.mark.sensor
+def test_packages_that_are_missing_and_cannot_be_installed(bare: Machine) -> None:
+    bare.sensor.ssh("sudo mv /srv/debian /srv/away")
+    try:
+        said = bare("provision")
+        failed(bare, said, "missing packages: libportaudio2 redis-server; apt cannot install them here")
+        for way_out in ("connect the sensor to the internet", "set a proxy or mirror", "`apt-get download`"):
+            assert way_out in said.out
+    finally:
+        bare.sensor.ssh("sudo mv /srv/away /srv/debian")
+
+
+@pytest.mark.sensor
+def test_no_space_for_a_release(bare: Machine) -> None:
+    bare.sensor.ssh("sudo mkdir -p /opt/acoupi && sudo mount -t tmpfs -o size=1m none /opt/acoupi")
+    try:
+        failed(bare, bare("provision"), "no space below /opt/acoupi: ")
+        assert bare.sensor.ssh("ls -A /opt/acoupi") in {"", "lock"}
+    finally:
+        bare.sensor.ssh("sudo umount /opt/acoupi")
+
+
+@pytest.mark.sensor
+def test_a_sensor_without_a_microphone_is_provisioned_and_reported(
+    make_sensor: MakeSensor, fleet: Fleet, tmp_path: Path
+) -> None:
+    machine = Machine(make_sensor(), fleet, tmp_path)
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as noise:
+        noise.setparams((1, 2, 48_000, 0, "NONE", ""))
+        noise.writeframes(random.Random(1).randbytes(96_000))
+    machine.sensor.play(tmp_path / "noise.wav")
+    machine.sensor.unplug_microphone()
+    said = machine("provision")
+    assert said.code == 0, said
+    assert re.search(
+        r"^warning +sensor\d+ +no microphone: .* is not there; the sensor records as soon as", said.out, re.MULTILINE
+    )
+    assert re.search(r"^sensor\d+ +no microphone +\S+ +none ", machine("status").out, re.MULTILINE)
+    strict = machine("check", "--require-sound")
+    assert strict.code == 2, strict
+    assert re.search(r"^failed +sensor\d+ +no microphone", strict.out, re.MULTILINE)
+    machine.sensor.plug_microphone()
+    wait_until(lambda: machine("status").code == 0 and " dBFS " in machine("status").out, 120, "a recording with sound")
+    assert machine("check").code == 0
+
+    program = "/opt/acoupi/current/home/config/program.json"
+    machine.sensor.ssh(f'sudo sed -i \'s/"duration": 1.0/"duration": 1.5/\' {program}')
+    drifted = machine("check", "--diff")
+    assert drifted.code == 3, drifted
+    assert '\n-    "duration": 1.5,\n+    "duration": 1.0,\n' in drifted.out
+    assert '"duration": 1.5' in machine.sensor.ssh(f"sudo cat {program}"), "check changes nothing"
