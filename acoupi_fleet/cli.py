@@ -19,9 +19,10 @@ from acoupi_fleet.report import Report
 Options = Callable[[argparse.ArgumentParser], None]
 
 EXIT_CODES = """\
-exit codes: 0 fine; 1 the command line, the inventory or a value in it is wrong, and nothing was contacted;
+exit codes:
+  0 fine; 1 the command line, the inventory or a value in it is wrong, and nothing was contacted;
   2 a sensor failed; 3 check found something to change; 4 sensors could not be reached;
-  5 a sensor showed a host key that is not trusted; 130 Ctrl-C. Where several apply, 2 wins over 5, and 5 over 4."""
+  5 a sensor showed a host key that is not trusted; 130 Ctrl-C. Of several, 2 wins over 5 over 4."""
 
 
 @dataclass(frozen=True, slots=True)
