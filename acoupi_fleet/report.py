@@ -46,6 +46,9 @@ NARROWEST = 20
 MOST_UNDER_WAY = 8
 """Hosts that are shown while they are worked on; the others are counted."""
 FEW_CHANGES = 3
+FRAME_SECONDS = 0.125
+DULL = ("RELEASE", "CLOCK", "BACKLOG")
+"""Columns of `status` that can go where the terminal is narrow and all sensors have the same in them."""
 FAINTEST = -150.0
 """dBFS; 24 bits reach down to -144, and below is a file of zeros."""
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -62,6 +65,7 @@ class Report:
         options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
         self._out = Console(**options)
         self._err = Console(stderr=True, **options)
+        self._drawing = threading.RLock()
 
     def error(self, error: FleetError | str) -> None:
         """What is wrong, each line of it marked."""
@@ -110,15 +114,16 @@ class Report:
         board = _Board(hosts)
 
         def observe(event: Event) -> None:
-            if isinstance(event, Note):
-                board.note(event)
-                if event.kind == "warning":
-                    self._print(_line("warning", event.host, width), event.text)
-                elif self.verbose and event.percent is None:  # steps, not how far each has come
-                    self._print(_line("", event.host, width), event.text)
-            else:
-                board.finish(event.host)
-                self._result(event, word, width)
+            with self._drawing:
+                if isinstance(event, Note):
+                    board.note(event)
+                    if event.kind == "warning":
+                        self._print(_line("warning", event.host, width), event.text)
+                    elif self.verbose and event.percent is None:  # steps, not how far each has come
+                        self._print(_line("", event.host, width), event.text)
+                else:
+                    board.finish(event.host)
+                    self._result(event, word, width)
 
         with self._live(board):
             yield observe
@@ -128,8 +133,22 @@ class Report:
         if not self._out.is_terminal:
             yield
             return
-        with Live(board, console=self._out, transient=True, refresh_per_second=8):
-            yield
+        done = threading.Event()
+        # rich's own thread draws while a line is printed, and one of the two may then wipe the other's line.
+        with Live(board, console=self._out, transient=True, auto_refresh=False) as live:
+
+            def draw() -> None:
+                while not done.wait(FRAME_SECONDS):
+                    with self._drawing:
+                        live.refresh()
+
+            artist = threading.Thread(target=draw, name="board", daemon=True)
+            artist.start()
+            try:
+                yield
+            finally:
+                done.set()
+                artist.join()
 
     def _result(self, result: Result, done_word: str, width: int) -> None:
         word = done_word if result.status == "changed" else result.status
@@ -191,6 +210,9 @@ class Report:
         """One line a sensor, and below it a count when there are several."""
         heads = ["SENSOR", "STATE", "RELEASE", "LAST RECORDING", "LEVEL", "FREE", "CLOCK", "BACKLOG", "NOTE"]
         rows = [[Text(head, "bold") for head in heads], *map(_look_row, looks)]
+        if self._out.is_terminal:
+            rows = _narrowed(rows, self._out.width)
+            heads = [head.plain for head in rows[0]]
         known = [row for row in rows if len(row) == len(heads)]
         widths = [max(cell_len(row[column].plain) for row in known) for column in range(len(heads) - 1)]
         widths[:2] = [max(cell_len(row[column].plain) for row in rows) for column in (0, 1)]
@@ -321,6 +343,24 @@ def _look_row(look: Look) -> list[Text]:
         Text("-" if look.backlog is None else str(look.backlog)),
         Text("; ".join(filter(None, notes)), "" if look.health == "well" else style),
     ]
+
+
+def _narrowed(rows: list[list[Text]], width: int) -> list[list[Text]]:
+    """A table that is too wide for the terminal, without those columns that say the same of every sensor."""
+    full = [row for row in rows if len(row) == len(rows[0])]
+    while (
+        sum(max(cell_len(cell.plain) for cell in column) + 2 for column in list(zip(*full, strict=True))[:-1]) > width
+    ):
+        dull = [
+            number
+            for number, column in enumerate(zip(*full, strict=True))
+            if column[0].plain in DULL and len({cell.plain for cell in column[1:]}) == 1
+        ]
+        if not dull:
+            break
+        full = [row[: dull[0]] + row[dull[0] + 1 :] for row in full]
+    shortened = iter(full)
+    return [next(shortened) if len(row) == len(rows[0]) else row for row in rows]
 
 
 def _last(look: Look) -> str:

@@ -168,6 +168,56 @@ def test_a_narrow_terminal_gets_the_note_on_a_line_below() -> None:
     assert len(lines) == 3
 
 
+def test_a_narrow_terminal_leaves_out_columns_that_say_the_same_of_every_sensor() -> None:
+    made = (
+        "from acoupi_fleet.report import Report; from acoupi_fleet.status import Look;"
+        "look = lambda name, backlog: Look(name, 'recording', release='3f2a91c', last_age=8, last_duration=10,"
+        "last_level=-41.2, disk_free=10**10, days_left=38, clock_offset=0, backlog=backlog);"
+        "Report().looks([look('pond', 0), look('orchard', {backlog}), Look('gate', 'unreachable', 'no answer')])"
+    )
+    wide = without_control(in_a_terminal(made.format(backlog=0), 120))
+    assert all(word in wide for word in ("RELEASE", "CLOCK", "BACKLOG"))
+    narrow = without_control(in_a_terminal(made.format(backlog=0), 75))
+    assert narrow.splitlines()[0].split() == ["SENSOR", "STATE", "LAST", "RECORDING", "LEVEL", "FREE", "NOTE"]
+    assert max(map(len, narrow.splitlines())) <= 75
+    differs = without_control(in_a_terminal(made.format(backlog=7), 75))
+    assert "BACKLOG" in differs
+    assert "RELEASE" not in differs
+
+
+def screen(text: str) -> list[str]:
+    """The lines that a terminal shows after a text with the control sequences that rich uses."""
+    lines, row = [""], 0
+    for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", text):
+        if piece == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif piece == "\x1b[2K":
+            lines[row] = ""
+        elif up := re.fullmatch(r"\x1b\[(\d+)A", piece):
+            row -= int(up[1])
+        elif piece != "\r" and not piece.startswith("\x1b"):
+            lines[row] += piece
+    return lines
+
+
+def test_what_is_drawn_while_results_come_wipes_none_of_them() -> None:
+    code = """
+import time
+from acoupi_fleet import report
+from acoupi_fleet.provision import Result
+report.FRAME_SECONDS = 0.0002
+for round in range(40):
+    hosts = [f"host{round}.{number}" for number in range(8)]
+    with report.Report().progress(hosts) as observe:
+        for host in hosts:
+            observe(Result(host, "ok"))
+            time.sleep(0.002)
+"""
+    shown = [line.split()[1] for line in screen(in_a_terminal(code, 80)) if line.startswith("ok ")]
+    assert shown == [f"host{round_}.{number}" for round_ in range(40) for number in range(8)]
+
+
 def test_findings_stand_in_columns_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = Examination(
         "pond", (Finding("well", "Python", "3.11.2"), Finding("problem", "disk", "full; make room")), {"a": 1}
