@@ -153,6 +153,13 @@ class SshServer:
             timeout=120,
         )
 
+    def hang_up(self) -> None:
+        """Cut every connection without a word, and leave the commands that run in them running."""
+        for pid, name in _logins(self.process).items():
+            if name.startswith("sshd"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def inventory_line(self, name: str, **variables: object) -> str:
         """Return this host as a line of an inventory."""
         words = {"host": "127.0.0.1", "port": self.port, "user": self.user, "identity": self.identity} | variables
@@ -254,13 +261,24 @@ def _start_sshd(config: Path, log: Path, port: int, home: Path) -> subprocess.Po
 
 def _end_sshd(process: subprocess.Popen[bytes]) -> None:
     """End the server and every login that is still open: all that share its mount namespace."""
-    namespace = Path(f"/proc/{process.pid}/ns/mnt").readlink() if process.poll() is None else None
+    logins = _logins(process)
     end(process)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # others' processes, and those that have just ended
-                if (entry / "ns/mnt").readlink() == namespace:
-                    os.kill(int(entry.name), signal.SIGKILL)
+    for pid in logins:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _logins(process: subprocess.Popen[bytes]) -> dict[int, str]:
+    """Return the processes, with their names, that share the server's mount namespace."""
+    found = {}
+    with contextlib.suppress(OSError):
+        namespace = Path(f"/proc/{process.pid}/ns/mnt").readlink()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != process.pid:
+                with contextlib.suppress(OSError):  # others' processes, and those that have just ended
+                    if (entry / "ns/mnt").readlink() == namespace:
+                        found[int(entry.name)] = (entry / "comm").read_text().strip()
+    return found
 
 
 def python_code(code: str) -> subprocess.CompletedProcess[str]:

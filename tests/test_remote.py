@@ -251,8 +251,7 @@ def test_a_link_that_is_lost_in_the_middle_is_told_and_the_device_goes_on(sshd: 
 
     def cut() -> None:
         wait_until((tmp_path / "began").exists, 120, "the command to begin")
-        for pid in children(sshd.process.pid):
-            os.kill(pid, signal.SIGKILL)
+        sshd.hang_up()
 
     with converse(a_host(way_to(sshd)), "user", keys=keys_in(tmp_path)) as session:
         thread = threading.Thread(target=cut)
