@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -125,6 +126,11 @@ class _Reader:
             self._rest += piece or b"\n"
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to read at once."""
+        return bool(self._rest) or self._channel.recv_ready()
 
     def drain(self) -> None:
         """Keep the end of what came on stderr; unread, it would block the device one day."""
@@ -251,7 +257,12 @@ class Session:
     def _prompted(self, times: int) -> bool:
         """Whether sudo has asked so often for a password, before the agent's Python has begun to speak."""
         prompt = PROMPT.encode()
-        while not self._channel.recv_ready() and not self._channel.eof_received and not self._channel.closed:
+        until = time.monotonic() + SILENCE_SECONDS
+        while not (self._reader.waiting or self._channel.eof_received or self._channel.closed):
+            if time.monotonic() > until:
+                raise UnreachableError(
+                    f"{self._where}: sudo says nothing for {SILENCE_SECONDS:g} s; look at the sensor"
+                )
             if self._reader.stderr.count(prompt) >= times:
                 return True
             self._reader.drain()
