@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import acoupi_runtime
 from acoupi_runtime.errors import AcoupiError, ConfigurationError
 from acoupi_runtime.home import Home
+from acoupi_runtime.system.identity import become_owner
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{rest[0]}: not understood")
     arguments.rest = rest
     try:
-        return int(arguments.command(arguments, Home.from_environment()))
+        home = Home.from_environment()
+        if arguments.command not in (_setup, _workers):  # systemctl is root's
+            become_owner(home)
+        return int(arguments.command(arguments, home))
     except AcoupiError as error:
         from acoupi_runtime.system.supervise import EXIT_TEMPFAIL, AlreadyRunningError
 

@@ -277,6 +277,17 @@ def test_anything_else_is_refused_by_name(value: Any, name: str) -> None:
         wire.checked(value, "task 'x'")
 
 
+def test_a_task_is_given_to_no_second_worker_while_the_first_may_still_work_on_it() -> None:
+    app = bare_app(Home(Path("/run/x")), CeleryConfig(task_time_limit=100))
+    assert app.conf.broker_transport_options["visibility_timeout"] >= 300
+    assert (app.conf.task_acks_late, app.conf.task_reject_on_worker_lost, app.conf.worker_prefetch_multiplier) == (
+        True,
+        True,
+        1,
+    )
+    assert app.conf.accept_content == app.conf.result_accept_content == ["json"]
+
+
 def test_every_noun_has_its_name_on_the_wire() -> None:
     assert {
         "Deployment",

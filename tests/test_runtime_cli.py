@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,21 @@ def test_workers_are_started_restarted_and_stopped_by_the_homes_own_scripts(one:
         stopped = one.run("workers", "stop")
     assert stopped.returncode == 0, stopped.stderr
     assert not any(worker["alive"] for worker in one.status()["workers"].values())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+def test_root_asks_as_the_user_whose_sensor_it_is(one: Sensor, tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    for path in [one.root, *one.root.rglob("*")]:
+        os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+    code = (
+        "import os, sys, acoupi_runtime.cli as cli\n"
+        "cli._deployment_status = lambda *_: print(os.getresuid(), os.environ['HOME']) or 0\n"
+        "sys.exit(cli.main(['deployment', 'status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=one.environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[:3] == [f"({nobody.pw_uid},", f"{nobody.pw_uid},", f"{nobody.pw_uid})"]
+    assert done.stdout.split()[-1] == nobody.pw_dir
 
 
 def test_the_version_and_help_are_told() -> None:
