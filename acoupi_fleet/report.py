@@ -18,10 +18,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from acoupi_fleet.doctor import Examination, size
@@ -43,6 +42,7 @@ STYLES = {
 }
 WORD_WIDTH = max(map(len, STYLES))
 NARROWEST = 20
+CONNECTING = "connecting"
 MOST_UNDER_WAY = 8
 """Hosts that are shown while they are worked on; the others are counted."""
 FEW_CHANGES = 3
@@ -191,7 +191,7 @@ class Report:
                 "failed": int(result.status == "failed"),
                 "skipped": int(result.status == "skipped"),
             }
-            text = Text(f"{_pad(result.host, width)} :", STYLES[result.status])
+            text = Text().append(_pad(result.host, width), STYLES[result.status]).append(" :")
             for word, count in counts.items():
                 text.append(f" {word}={count}".ljust(len(word) + 4), STYLES[word] if count else "bright_black")
             text.rstrip()
@@ -285,7 +285,7 @@ class _Board:
     """What is under way, drawn anew many times a second."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
-        self._under_way = {host: Note(host, "progress", "connecting") for host in hosts}
+        self._under_way = {host: Note(host, "progress", CONNECTING) for host in hosts}
         self._spinner = Spinner("dots", style="cyan")
         self._began = time.monotonic()
         self._guard = threading.Lock()
@@ -302,24 +302,25 @@ class _Board:
         with self._guard:
             self._under_way.pop(host, None)
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._guard:
-            notes = sorted(self._under_way.values(), key=lambda note: note.text == "connecting")
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, style="bold")
-        table.add_column(no_wrap=True, overflow="ellipsis", style="bright_black")
+            notes = sorted(self._under_way.values(), key=lambda note: note.text == CONNECTING)
+        width = max((cell_len(note.host) for note in notes), default=0)
+        turning = self._spinner.render(console.get_time())
         for note in notes[:MOST_UNDER_WAY]:
             percent = "" if note.percent is None else f" {note.percent:.0f} %"
-            table.add_row(self._spinner, note.host, note.text + percent)
+            line = Text.assemble(
+                turning, " ", (_pad(note.host, width), "bold"), (f"  {note.text}{percent}", "bright_black")
+            )
+            line.truncate(options.max_width, overflow="ellipsis")
+            yield line
         others = f", {len(notes) - MOST_UNDER_WAY} more under way" if len(notes) > MOST_UNDER_WAY else ""
         elapsed = time.monotonic() - self._began
-        foot = Text(f"{self._total - len(notes)} of {self._total} done, {elapsed:.0f} s{others}", "bright_black")
-        return Group(table, foot)
+        yield Text(f"{self._total - len(notes)} of {self._total} done, {elapsed:.0f} s{others}", "bright_black")
 
 
 def _line(word: str, host: str, width: int) -> Text:
-    return Text(word.ljust(WORD_WIDTH), STYLES.get(word, "")).append(f"  {_pad(host, width)}  ", "bold")
+    return Text().append(word.ljust(WORD_WIDTH), STYLES.get(word, "")).append(f"  {_pad(host, width)}  ", "bold")
 
 
 def _pad(text: str, width: int) -> str:
