@@ -124,7 +124,7 @@ def _what_next(folder: Path, voice: Voice, seconds: float, *, keep: bool) -> Non
         for command in (
             f"cd {folder}",
             f"acoupi-fleet status {stage.INVENTORY}",
-            "ls */home/storages/recordings",
+            "ls owl1/home/storages/recordings/*/*/*",
             "acoupi-fleet demo --stop",
         ):
             voice.command(command)
