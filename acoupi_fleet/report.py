@@ -20,7 +20,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.spinner import Spinner
 from rich.text import Text
 
 from acoupi_fleet.doctor import Examination, size
@@ -43,6 +42,7 @@ STYLES = {
 WORD_WIDTH = max(map(len, STYLES))
 NARROWEST = 20
 CONNECTING = "connecting"
+TURNING = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 MOST_UNDER_WAY = 8
 """Hosts that are shown while they are worked on; the others are counted."""
 FEW_CHANGES = 3
@@ -286,7 +286,6 @@ class _Board:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._under_way = {host: Note(host, "progress", CONNECTING) for host in hosts}
-        self._spinner = Spinner("dots", style="cyan")
         self._began = time.monotonic()
         self._guard = threading.Lock()
         self._total = len(hosts)
@@ -306,7 +305,7 @@ class _Board:
         with self._guard:
             notes = sorted(self._under_way.values(), key=lambda note: note.text == CONNECTING)
         width = max((cell_len(note.host) for note in notes), default=0)
-        turning = self._spinner.render(console.get_time())
+        turning = (TURNING[int(console.get_time() / FRAME_SECONDS) % len(TURNING)], "cyan")
         for note in notes[:MOST_UNDER_WAY]:
             percent = "" if note.percent is None else f" {note.percent:.0f} %"
             line = Text.assemble(
