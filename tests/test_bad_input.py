@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import re
 import shlex
@@ -291,7 +292,7 @@ def test_a_changed_host_key_is_refused_and_the_others_go_on(
 
 def pretend(sshd: SshServer, first: str) -> None:
     """Let the server's `python3` first run a line of its own: what it then says of itself is not true."""
-    if Path(os.environ.get("SHELL") or "/bin/bash").name != "bash":
+    if Path(pwd.getpwuid(os.getuid()).pw_shell).name != "bash":
         pytest.skip("the login shell is not bash, which reads ~/.bashrc for a command over SSH")
     python = sshd.home / "bin/python3"
     python.parent.mkdir()

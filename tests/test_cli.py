@@ -183,3 +183,30 @@ def test_hosts_are_asked_side_by_side_and_a_mistake_of_ours_is_not_swallowed(tmp
 
     with pytest.raises(ZeroDivisionError):
         list(together(sensors, 4, lambda _: 1 // 0))
+
+
+def test_a_difference_is_shown_as_text_and_a_secret_never(
+    sshd: SshServer, run: Callable[..., Said], tmp_path: Path
+) -> None:
+    line = sshd.inventory_line("here", host_key=sshd.host_key, systemd_scope="user", program="connected")
+    settings = "program.messaging.http.base_url=https://example.org/x"
+
+    def check(duration: int, token: str, *words: str) -> Said:
+        Path("one.ini").write_text(
+            f"{line} {settings} program.messaging.http.token={token} program.recording.duration={duration}\n"
+        )
+        return run(*words)
+
+    release = sshd.home / ".local/share/acoupi/releases/r1"
+    check(3, "first-token", "render", "one.ini", "--output", "out", "--show-secrets")
+    release.parent.mkdir(parents=True)
+    (tmp_path / "out/here").rename(release)
+    (release.parents[1] / "current").symlink_to("releases/r1")
+
+    same = check(3, "first-token", "check", "one.ini", "--diff")
+    assert "--- here ---" not in same.out
+    secret = check(3, "second-token", "check", "one.ini", "--diff")
+    assert "# home/config/program.json: only secrets differ, which are not shown\n" in secret.out
+    both = check(4, "second-token", "check", "one.ini", "--diff")
+    assert '\n-    "duration": 3.0,\n+    "duration": 4.0,\n' in both.out
+    assert "-token" not in same.out + secret.out + both.out
