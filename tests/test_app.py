@@ -124,7 +124,7 @@ def test_a_result_of_another_type_is_refused_by_its_name(probe: Sensor) -> None:
     probe.up("default")
     done = probe.run("task", "run", "foreign")
     assert done.returncode == 1
-    assert "a pathlib.PosixPath does not travel between tasks" in done.stderr
+    assert "PosixPath does not travel between tasks" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -266,7 +266,7 @@ def test_plain_json_and_nouns_travel(value: Any) -> None:
     [
         (b"bytes", "builtins.bytes"),
         ({1: 2}, "a key of type int"),
-        ([{"a": Path("/")}], "pathlib.PosixPath"),
+        ([{"a": Path("/")}], r"pathlib\.(_local\.)?PosixPath"),
         (float("nan"), "builtins.float"),
         (data.ResponseStatus.ERROR, "acoupi_runtime.data.ResponseStatus"),
         (_Exploit(Path("/")), "_Exploit"),

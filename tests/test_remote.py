@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -309,8 +308,3 @@ def fingerprint(sshd: SshServer) -> str:
     public = sshd.identity.with_name("host_key.pub")
     done = subprocess.run(["ssh-keygen", "-l", "-f", public], check=True, capture_output=True, text=True, timeout=60)
     return done.stdout.split()[1]
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
