@@ -118,9 +118,12 @@ class _CardStream:
 
     def poll(self) -> None:
         card = self._card
+        self._bring()
         if not card.plugged:
             raise DeviceUnavailableError("card: is gone; plug it in")
-        flagged = False
+
+    def _bring(self) -> None:
+        card, flagged = self._card, False
         while card._losses:
             lost, says_so = card._losses.pop(0)
             self._lost += lost

@@ -278,6 +278,36 @@ def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_pat
         assert end > 28 * 48_000
 
 
+def test_a_recording_is_given_its_name_only_when_it_would_outlast_a_power_cut(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (apt-get install strace)")
+    home, config = program(tmp_path, recording={"duration": 12, "continuous": True})
+    trace = [strace, "-f", "-y", "-qq", "-o", str(tmp_path / "trace"), "--trace=pwrite64,fsync,rename"]
+    ran = subprocess.run(
+        [*trace, *command(home, 30)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    if "ptrace" in ran.stderr.lower():
+        pytest.skip(f"strace may not trace here: {ran.stderr.strip()}")
+    calls = [line.split(maxsplit=1)[1] for line in (tmp_path / "trace").read_text().splitlines()]
+    spool = spool_dir(config)
+    found = kept(spool)
+    assert len(found.all) == 3
+    for recording, capture in found.all:
+        name = f"{recording.path}.part"
+        first = next(at for at, call in enumerate(calls) if name in call)
+        mine = [call.split("(")[0] for call in calls[first:] if name in call or f"<{spool}>" in call]
+        end = mine.index("rename")
+        assert mine[end - 2 : end + 2] == ["pwrite64", "fsync", "rename", "fsync"], "the file, its name, its folder"
+        assert mine[:end].count("fsync") > capture.frames / 48_000 / 5, "a power cut takes at most five seconds"
+
+
 def test_a_card_that_stalls_for_two_seconds_loses_nothing(tmp_path: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:

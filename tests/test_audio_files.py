@@ -210,6 +210,7 @@ def test_a_cut_flac_is_whole_up_to_its_last_complete_frame(tmp_path: Path, bits:
             (path,) = made
             got = samples(path)
             assert len(got) % 4096 == 0
+            assert path.stat().st_size <= cut, "what stands behind the last frame is cut off"
             assert (got == sound[: len(got)]).all()
             found = read_guano(path)
             assert found is not None

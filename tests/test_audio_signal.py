@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,32 @@ def test_a_reader_that_is_too_slow_is_told_how_much_it_missed() -> None:
     assert ring.read(200, out) == (1500, 400)
     assert (out[:, 0] == np.arange(1500, 1900)).all()
     assert ring.read(2500, out) == (2500, 0)
+
+
+class Interrupted(np.ndarray[Any, np.dtype[np.int16]]):
+    """An array into which a copy is held up in its middle, while the writer comes past."""
+
+    ring: Ring | None = None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        ring, Interrupted.ring = Interrupted.ring, None
+        if ring is None:
+            super().__setitem__(key, value)
+            return
+        half = len(value) // 2
+        super().__setitem__(slice(0, half), value[:half])
+        ring.write(np.arange(ring.head, ring.head + 900, dtype="<i2"), 0.0)
+        super().__setitem__(slice(half, len(value)), value[half:])
+
+
+def test_a_copy_that_the_writer_came_past_is_made_again() -> None:
+    ring = Ring(1000, 1, "<i2")
+    ring.write(np.arange(1000, dtype="<i2"), 0.0)
+    out = np.zeros((600, 1), "<i2").view(Interrupted)
+    Interrupted.ring = ring
+    first, count = ring.read(100, out)
+    assert (first, count) == (900, 600)
+    assert (np.asarray(out)[:, 0] == np.arange(900, 1500)).all()
 
 
 def test_a_reader_never_sees_a_torn_block_however_fast_the_writer_is() -> None:

@@ -161,10 +161,10 @@ def recover(descriptor: int) -> int:
     last = _last_frame(descriptor, blocks[-1][1] + blocks[-1][2])
     if last is None:
         return 0
-    place, number, whole = last
-    if not whole:
-        os.ftruncate(descriptor, place)
-    frames = (number + whole) * int.from_bytes(info[2:4], "big")
+    place, number = last
+    length = _length_of_frame(os.pread(descriptor, os.fstat(descriptor).st_size - place, place))
+    os.ftruncate(descriptor, place + length)
+    frames = (number + (length > 0)) * int.from_bytes(info[2:4], "big")
     total = (int.from_bytes(info[13:18], "big") & (0xF << 36)) | frames
     # An MD5 of zeros means that none was computed (RFC 9639, section 8.2).
     write_all(descriptor, total.to_bytes(5, "big") + bytes(16), _INFO + 13)
@@ -179,8 +179,18 @@ def read_blocks(path: Path, frames: int) -> Iterator[Frames]:
         yield from file.blocks(frames, dtype="float32", always_2d=True)
 
 
-def _last_frame(descriptor: int, start: int) -> tuple[int, int, bool] | None:
-    """The last frame that begins in a FLAC: where, its number, and whether it is complete."""
+def _length_of_frame(content: bytes) -> int:
+    """Bytes of the frame with which a FLAC ends; 0 if it is cut. Zeros may follow it, as a power cut leaves them."""
+    bare = content.rstrip(b"\0")
+    # The checksum at its end may itself have zeros. It stays right when more are added, so that the shortest is meant.
+    for length in range(len(bare), min(len(bare) + 2, len(content)) + 1):
+        if _checksum(content[: length - 2], 16, 0x8005) == int.from_bytes(content[length - 2 : length], "big"):
+            return length
+    return 0
+
+
+def _last_frame(descriptor: int, start: int) -> tuple[int, int] | None:
+    """The last frame that begins in a FLAC: where, and its number."""
     size = os.fstat(descriptor).st_size
     # All frames but the last one of a closed file begin alike: the same size, rate, channels and bits.
     alike = os.pread(descriptor, 4, start)
@@ -192,8 +202,7 @@ def _last_frame(descriptor: int, start: int) -> tuple[int, int, bool] | None:
         while at >= 0:
             number = _frame_number(window[at : at + _FRAME_HEADER])
             if number is not None:
-                content = os.pread(descriptor, size - begin - at, begin + at)
-                return begin + at, number, _checksum(content[:-2], 16, 0x8005) == int.from_bytes(content[-2:], "big")
+                return begin + at, number
             at = window.rfind(alike, 0, at)
         end = begin
     return None
