@@ -1,0 +1,167 @@
+"""wear: what a sensor writes to its card beyond the sound, at the block device. Root only.
+
+    python -m benchmarks.wear [--seconds 1200]
+
+Sensors with the real processes of the program `energy`, its messenger and a receiver, each on a card of its own, run
+beside each other: 3 s of 48 kHz at intervals of 3, 10 and 60 s, and one whose window is closed. All that reaches the
+device counts: files, the file system's own journal, SQLite's log, our logs. One heartbeat falls into the measured time,
+so that a day has more of them than the 24 of the usual configuration. What systemd's journal writes is not ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sqlite3
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device import UNITS, Device, calls, ended
+from benchmarks.powercut import Card, card, why_not
+from tests.receiver import receiving
+
+RATE = 48_000
+DURATION = 3
+LEAST_PER_RECORDING = 100_000
+MOST_A_DAY = 20_000_000
+MOST_COMMITS = 2
+SETUPS: tuple[float | None, ...] = (3, 10, 60, None)
+SETTLED = 30.0
+"""Seconds after which what a start does is over."""
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a sensor stands."""
+
+    written: int
+    recordings: int
+    commits: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one sensor wrote."""
+
+    interval: float | None
+    recordings: int
+    beyond: float
+    """Bytes beyond the sound."""
+    commits: int
+    seconds: float
+
+    @property
+    def a_day(self) -> float:
+        return self.beyond * 86_400 / self.seconds
+
+    @property
+    def each(self) -> float | None:
+        return self.beyond / self.recordings if self.recordings else None
+
+    def row(self) -> str:
+        name = "window closed" if self.interval is None else f"{DURATION} s every {self.interval:g} s"
+        kilobytes = "" if self.each is None else f"{self.each / 1e3:.1f}"
+        commits = "" if not self.recordings else f"{self.commits / self.recordings:.2f}"
+        return f"| {name} | {self.recordings} | {kilobytes} | {commits} | {self.a_day / 1e6:.1f} |"
+
+
+def configured(wav: Path, url: str, interval: float | None, heartbeat: float) -> dict[str, Any]:
+    window = {"schedule_start": "00:00:00", "schedule_end": "00:00:00"}
+    if interval is None:
+        begin = datetime.now(UTC) + timedelta(hours=12)
+        window = {"schedule_start": f"{begin:%H:%M}:00", "schedule_end": f"{begin + timedelta(minutes=1):%H:%M}:00"}
+    return {
+        "timezone": "UTC",
+        "microphone": {"device_name": f"file:{wav}", "samplerate": RATE},
+        "recording": {"duration": DURATION, "interval": interval or 10, **window},
+        "messaging": {"http": {"base_url": url}, "heartbeat_interval": heartbeat},
+    }
+
+
+def rows(device: Device) -> int:
+    if not device.store.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{device.store}?mode=ro", uri=True, timeout=60)) as store:
+        if not store.execute("PRAGMA user_version").fetchone()[0]:
+            return 0  # its tables are just being made
+        return int(store.execute("SELECT count(*) FROM recording").fetchone()[0])
+
+
+def point(device: Device) -> Point:
+    device.card.sync()
+    log = (device.folder / "syncs").read_text(errors="replace")
+    commits = sum("store.db-wal" in line for line in log.splitlines())
+    return Point(device.card.written, rows(device), commits, time.monotonic())
+
+
+def started(folder: Path, made: Card, values: dict[str, Any]) -> Device:
+    watch = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-y", "-e", "trace=fsync,fdatasync"]
+    return Device(folder, made, "energy", values, before=[*watch, "-A", "-o", str(folder / "syncs")])
+
+
+def measure(seconds: float) -> list[Figures]:
+    """Run all sensors side by side."""
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wear-")))
+        receiver = stack.enter_context(receiving())
+        wav = calls(base / "calls.wav", 20, RATE, 1)
+        devices = []
+        for number, interval in enumerate(SETUPS):
+            folder = base / str(number)
+            folder.mkdir()
+            made = stack.enter_context(card(folder, 1024))
+            values = configured(wav, receiver.url, interval, seconds)
+            devices.append(stack.enter_context(ended(started(folder, made, values))))
+        for device in devices:
+            device.keep_up()
+        wait(lambda: all(rows(one) for one, interval in zip(devices, SETUPS, strict=True) if interval))
+        time.sleep(SETTLED)
+        before = [point(device) for device in devices]
+        time.sleep(seconds)
+        after = [point(device) for device in devices]
+        for device in devices:
+            if any(device.restarts.values()) or not all(device.running(name) for name in UNITS):
+                raise SystemExit(f"wear: a process ended meanwhile\n{device.journal()}")
+    return [figures(*each) for each in zip(SETUPS, before, after, strict=True)]
+
+
+def figures(interval: float | None, before: Point, after: Point) -> Figures:
+    recordings = after.recordings - before.recordings
+    sound = recordings * DURATION * RATE * 2
+    beyond = after.written - before.written - sound
+    return Figures(interval, recordings, beyond, after.commits - before.commits, after.at - before.at)
+
+
+def wait(is_so: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > end:
+            raise SystemExit("wear: the sensors do not record")
+        time.sleep(0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a sensor writes to its card beyond the sound.")
+    parser.add_argument("--seconds", type=float, default=1200)
+    arguments = parser.parse_args()
+    if (reason := why_not()) is not None:
+        raise SystemExit(f"wear: {reason}")
+    results = measure(arguments.seconds)
+    print("| recordings | number | kB each beyond the sound | durable commits each | MB a day beyond the sound |")
+    print("|---|---|---|---|---|")
+    for each in results:
+        print(each.row())
+    bad = [one for one in results if (one.each or 0) > LEAST_PER_RECORDING]
+    bad += [one for one in results if one.interval is None and one.a_day > MOST_A_DAY]
+    if bad:
+        raise SystemExit("wear: more than 100 kB a recording, or than 20 MB a day with the window closed")
+
+
+if __name__ == "__main__":
+    main()
