@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from acoupi_fleet.device import environment, facts, files, health, packages, release, system, users
+from acoupi_fleet.device import environment, facts, files, health, packages, release, system, undo, users
 from acoupi_fleet.device.layout import TARGET, Layout, Refusal
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Transaction:
             return self.rolled_back(worse)
         if seen.problems:
             # The marker stays: the next run starts it again and looks again, although no file differs.
+            undo.take_up(self.layout)
             return {"outcome": "unhealthy", "why": list(seen.problems.values()), "health": seen.as_dict()}
         return self.done(seen)
 
@@ -108,6 +109,8 @@ class Transaction:
                 if self.asked["previous"] is not None:
                     self.before = health.look(self.layout, self.demands_of(self.asked["previous"]))
                 self.touched = True
+            if step["do"] == "switch" and self.asked["previous"] is not None:
+                undo.lay(self.layout, self.asked["previous"], self.asked["health"]["units"])
             self.call.say("step", number=number)
             STEPS[step["do"]](self.call, self.layout, step)
 
@@ -127,6 +130,7 @@ class Transaction:
         release.go_back(self.layout, previous)
         if failed is not None and failed != "releases/" + previous:
             files.remove(self.layout.prefix / failed)
+        undo.take_up(self.layout)
         seen = health.wait(self.layout, self.demands_of(previous), self.call)
         if not seen.problems:
             self.forget()
@@ -138,7 +142,8 @@ class Transaction:
         return dict(self.asked["health"], **manifest.get("runs", {}))
 
     def forget(self) -> None:
-        """Take the marker away."""
+        """Take the marker away, and the way back."""
+        undo.take_up(self.layout)
         files.remove(self.layout.due)
         files.sync_dir(self.layout.prefix)
 
