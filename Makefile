@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 BIN := .venv/bin
 SCRIPTS := .ci/run $(wildcard .ci/*.sh) tests/sensors/power.sh tests/sensors/rootfs/usr/local/sbin/sensor-microphone
 
-.PHONY: test check format demo wheel lock packages clean
+.PHONY: test check format demo picture wheel lock packages clean
 
 test: packages .venv/ready ## every test, in parallel
 	$(BIN)/pytest --quiet --numprocesses=$(JOBS) --durations=15 $(ARGS)
@@ -25,6 +25,9 @@ format: .venv/ready ## let ruff format everything
 
 demo: packages .venv/ready ## provision sensors on this machine and watch them record
 	$(BIN)/acoupi-fleet demo
+
+picture: packages .venv/ready ## draw docs/demo.svg from a real run of the demonstration
+	$(BIN)/python docs/picture.py
 
 wheel: .venv/ready ## build the wheel into dist/ and look into it
 	rm -rf dist

@@ -1,5 +1,7 @@
 """picture: draws docs/demo.svg from a real run of the demonstration: `make picture`. Touches that file only."""
 
+# ruff: noqa: INP001 - a script, in no package
+
 from __future__ import annotations
 
 import io
