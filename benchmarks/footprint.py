@@ -2,7 +2,7 @@
 
     python benchmarks/footprint.py [--seconds 60] [--json] [--setup separate ...]
 
-Memory is PSS (a page that several processes share counts once), after the first recordings have been filed. Processor
+Memory is PSS as on a device that runs nothing else, after the first recordings have been filed. Processor
 time is that of all threads, in percent of one core. The microphone is a file: sounddevice and ALSA come on top.
 """
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import wave
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,12 +110,26 @@ def running(home: Home, names: list[str]) -> Iterator[dict[str, int]]:
         }
 
 
-def pss(pid: int) -> float:
-    """MiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit(f"footprint: no PSS of process {pid}")
+def pss(pids: dict[str, int]) -> dict[str, float]:
+    """MiB of each process; a page of a file counts once among these processes, whoever else on this machine has it."""
+    anonymous, files = dict.fromkeys(pids, 0), {name: Counter[str]() for name in pids}
+    for name, pid in pids.items():
+        where, resident = "", 0
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):
+                where = words[5] if len(words) > 5 else ""
+            elif words[0] == "Rss:":
+                resident = int(words[1])
+            elif words[0] == "Anonymous:":
+                own = int(words[1]) if where.startswith("/") else resident
+                anonymous[name] += own
+                files[name][where] += resident - own
+    sharers = Counter(where for each in files.values() for where, size in each.items() if size)
+    return {
+        name: (anonymous[name] + sum(size / sharers[where] for where, size in files[name].items() if size)) / 1024
+        for name in pids
+    }
 
 
 def cpu(pids: dict[str, int], seconds: float) -> dict[str, float]:
@@ -148,7 +163,7 @@ def measure(name: str, seconds: float) -> Figures:
                     lambda: store.summary()["states"].get("kept", {"recordings": 0})["recordings"] >= 2,
                     "two recordings",
                 )
-            memory = {each: pss(pid) for each, pid in pids.items()}
+            memory = pss(pids)
             busy = cpu(pids, seconds)
         home = setup(root, name, duration=3, interval=10, schedule_start="00:00", schedule_end="00:01")
         with running(home, names) as pids:
