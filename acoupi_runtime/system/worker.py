@@ -28,6 +28,7 @@ from acoupi_runtime.programs import AcoupiProgram, AcoupiWorker
 from acoupi_runtime.system import files
 from acoupi_runtime.system.beat import Beat
 from acoupi_runtime.system.deployments import Current
+from acoupi_runtime.system.revival import Revival
 from acoupi_runtime.system.sending import HINTED_TASK, Hints, Sender
 from acoupi_runtime.system.supervise import (
     AlreadyRunningError,
@@ -237,8 +238,11 @@ class _Process:
                 self.end()
             # A recorder goes on: what it records is processed when the program has been mended.
         settle()
+        revival = Revival(self._program.config, self._home) if self._records else None
         while not self._stop.wait(LOOK):
             look()
+            if revival is not None:
+                revival.look()
             if self._current is not None and not self._current.running():
                 self._pause.set()
 
