@@ -130,7 +130,8 @@ class Report:
 
     @contextmanager
     def _live(self, board: _Board) -> Iterator[None]:
-        if not self._out.is_terminal:
+        # FORCE_COLOR, which many a CI sets, makes a pipe a terminal for rich; what moves the cursor breaks JSON there.
+        if not (self._out.is_terminal and sys.stdout.isatty()):
             yield
             return
         done = threading.Event()

@@ -218,6 +218,17 @@ for round in range(40):
     assert shown == [f"host{round_}.{number}" for round_ in range(40) for number in range(8)]
 
 
+def test_json_behind_a_pipe_is_json_whatever_is_said_of_colours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    report = Report()
+    with report.waiting(["pond"]) as answered:
+        answered("pond")
+    report.looks_json([Look("pond", "stopped")])
+    assert json.loads(capsys.readouterr().out)[0]["host"] == "pond"
+
+
 def test_findings_stand_in_columns_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = Examination(
         "pond", (Finding("well", "Python", "3.11.2"), Finding("problem", "disk", "full; make room")), {"a": 1}
