@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import uuid
 import wave
@@ -298,7 +299,7 @@ def test_a_recording_that_fails_is_tried_again_then_quarantined_while_others_go_
     bad = bench.record(created_on=datetime(2026, 5, 1, tzinfo=UTC))
     ears.fails_for.add(bad.id)
     good = [bench.record() for _ in range(3)]
-    for _ in range(4):
+    for _ in range(3):
         bench.work.process_backlog()
         bench.clock.since_boot += 200
     assert ears.heard.count(bad.id) == 3
@@ -592,10 +593,12 @@ def remaining(bench: Bench) -> list[int]:
 
 def test_what_was_uploaded_goes_first_and_the_oldest_before_the_newer(make_bench: MakeBench) -> None:
     bench = make_bench(retention={"max_size": 0.00055, "when_full": "drop_oldest"})
-    kept(bench, 8)
-    bench.store.mark_archived(datetime(2026, 5, 6, tzinfo=UTC))  # of days 1 to 8, 1 to 5 are elsewhere too
+    made = kept(bench, 8)
+    with contextlib.closing(sqlite3.connect(bench.config.paths.db_metadata)) as connection, connection:
+        elsewhere = [(recording.id.bytes,) for recording in made[2:6]]
+        connection.executemany("UPDATE recording SET uploaded_on = 1 WHERE id = ?", elsewhere)
     bench.work.housekeeping()
-    assert remaining(bench) == [4, 5, 6, 7, 8]
+    assert remaining(bench) == [1, 2, 6, 7, 8]
     assert "deleted_not_uploaded" not in bench.store.counters()
 
 
@@ -787,6 +790,28 @@ def test_a_card_that_is_full_costs_no_recording_and_no_attempt(make_bench: MakeB
     bench.work.rescan()
     assert bench.filed() == {NAME.format(recording.id) for recording in recordings}
     assert {bench.state(recording) for recording in recordings} == {State.KEPT}
+
+
+def test_a_result_that_does_not_fit_on_the_card_costs_its_recording_no_attempt(
+    make_bench: MakeBench, card: Path
+) -> None:
+    class Novelist:
+        def build_message(self, output: ModelOutput) -> Message:
+            return Message(id=derived_id(output.recording.id, "novel"), content="x" * 8_000_000)
+
+    paths = {"recordings": str(card / "recordings"), "db_metadata": str(card / "metadata.db")}
+    parts = detecting(Ears(), Letterbox("box")) | {"message_builders": (Novelist(),)}
+    bench = make_bench(parts, paths=paths)
+    recording = bench.record()
+    filler = card / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(card).free - 2_000_000))
+    for attempt in range(5):
+        with pytest.raises(StoreError) if attempt == 0 else contextlib.nullcontext():  # said once
+            bench.work.process_backlog()
+    assert bench.state(recording) is State.RECORDED
+    filler.unlink()
+    bench.work.process_backlog()
+    assert bench.state(recording) is State.KEPT
 
 
 def test_room_is_made_before_the_card_is_full(make_bench: MakeBench, card: Path) -> None:
