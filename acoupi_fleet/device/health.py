@@ -82,16 +82,19 @@ def judge(status: dict[str, Any], spec: dict[str, Any], health: Health) -> None:
             health.problems["celery " + worker] = f"worker {worker} does not answer through the broker"
     recorder = status.get("recorder")
     if not recorder:
+        if "recording" in spec["workers"]:  # a program without a microphone may have no such worker
+            health.problems["recorder"] = "the recorder has not said anything of itself yet"
         return
-    state = recorder.get("state")
+    state, detail = recorder.get("state"), recorder.get("detail")
     device = recorder.get("device") or "the microphone"
     soundless = health.problems if spec["require_sound"] else health.warnings
     if state == "no-microphone":
-        soundless["sound"] = f"no microphone: {device} is not there; the sensor records as soon as it is plugged in"
+        why = detail or f"{device} is not there; plug it in"
+        soundless["sound"] = f"no microphone: {why}; the sensor records as soon as it is there"
     elif state == "starting":
         health.problems["recorder"] = "the recorder is still starting"
     elif not recorder.get("frames_delta"):
-        health.problems["recorder"] = f"{device} is open but delivers no frames ({state})"
+        health.problems["recorder"] = detail or f"{device} is open but delivers no frames ({state})"
     elif recorder.get("silent"):
         soundless["sound"] = f"{device} is silent: check its cable, its gain and its power"
 

@@ -55,10 +55,12 @@ def way_back(layout: Layout, previous: str) -> str:
     """Switch as `release.switch` does, give systemd that release's units, and forget what was due."""
     current, due = shlex.quote(str(layout.current)), shlex.quote(str(layout.due))
     there = shlex.quote(str(layout.unit_dir))
+    old = shlex.quote("releases/" + previous)
     control = "systemctl" if layout.system else "systemctl --user"
     return (
         "set -eu\n"
-        f"ln -sfn {shlex.quote('releases/' + previous)} {current}.tmp\n"
+        f"failed=$(readlink {current})\n"
+        f"ln -sfn {old} {current}.tmp\n"
         f"mv -T {current}.tmp {current}\n"
         f"for unit in {current}/units/*; do\n"
         f'  ln -sfn "$unit" {there}/"${{unit##*/}}"\n'
@@ -67,6 +69,7 @@ def way_back(layout: Layout, previous: str) -> str:
         f'  case "$(readlink "$unit")" in {current}/units/*) [ -e "$unit" ] || rm "$unit" ;; esac\n'
         "done\n"
         "sync\n"
+        f'[ "$failed" = {old} ] || rm -rf {shlex.quote(str(layout.prefix))}/"$failed"\n'
         f"rm -f {due} {shlex.quote(str(layout.wants_dir / UNIT))} {there}/{UNIT} {shlex.quote(str(script(layout)))}\n"
         f"{control} daemon-reload\n"
     )
