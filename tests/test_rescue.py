@@ -144,7 +144,8 @@ def test_on_a_sensor_roots_unit_answers_a_request_of_the_service_user(
 ) -> None:
     sensor = make_sensor()
     inventory = tmp_path / "sensors.ini"
-    inventory.write_text(f"{sensor.inventory_line()} program=default program.recovery=usb-reset\n")
+    values = {"program": "default", "program__microphone__device_name": "ultramic", "program__recovery": "usb-reset"}
+    inventory.write_text(f"{sensor.inventory_line(**values)}\n")
     done = fleet("provision", inventory)
     assert done.returncode == 0, done.stdout + done.stderr
     for verb, answer in (("usb-reset", "no audio device was found"), ("reboot", "not allowed here")):
