@@ -217,8 +217,9 @@ class Database:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            # Before the first table, and before WAL: pages that are freed can then be given back.
-            connection.executescript("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;")
+            # Before the first table, and before WAL: pages that are freed can then be given back. A commit writes each
+            # page that it touches, for a row of a hundred bytes: small ones spare the card two thirds of that.
+            connection.executescript("PRAGMA page_size=1024; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;")
             os.chmod(self.path, 0o640)  # noqa: PTH101 - a Path would say the same; SQLite made the file with the umask
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             mark = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={number}"

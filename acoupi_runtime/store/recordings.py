@@ -1,4 +1,4 @@
-"""recordings: deployments, and recordings from complete to final. Writes rows only: no file is touched here.
+"""recordings: recordings from complete to final. Writes rows only: no file is touched here.
 
 A decision is stored before a file moves (`path` is where it belongs, `moving_from` where it may still be), so a crash
 between the two leaves something that the rescan can finish, and never something that nobody knows of.
@@ -10,14 +10,14 @@ import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 from acoupi_runtime.data import Capture, Deployment, Recording
-from acoupi_runtime.errors import DeploymentError, StoreError
+from acoupi_runtime.errors import StoreError
 from acoupi_runtime.store.counters import count_in
+from acoupi_runtime.store.deployments import deployment_in
 from acoupi_runtime.store.outbox import put_in, rewrite_in
 from acoupi_runtime.store.outputs import add_outputs_in
 from acoupi_runtime.store.rows import (
@@ -50,50 +50,6 @@ _FREE = "(r.lease_until IS NULL OR r.lease_boot_id IS NOT :boot OR r.lease_until
 class Recordings(Shelf):
     """The shelf of recordings."""
 
-    def current_deployment(self) -> Deployment | None:
-        """The deployment that has not ended, or None."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                f"SELECT {DEPLOYMENT} FROM deployment d WHERE d.ended_on IS NULL ORDER BY d.seq DESC"  # noqa: S608 - columns
-            ).fetchone()
-        return None if row is None else deployment_from(row)
-
-    def last_deployment(self) -> Deployment | None:
-        """The deployment that was started last, whether or not it has ended."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                f"SELECT {DEPLOYMENT} FROM deployment d ORDER BY d.seq DESC"  # noqa: S608 - columns
-            ).fetchone()
-        return None if row is None else deployment_from(row)
-
-    def start_deployment(self, deployment: Deployment) -> None:
-        """Store a deployment; started twice, it is there once.
-
-        Raises:
-            DeploymentError: If another one has not ended.
-        """
-        with self._database.writing() as connection:
-            row = connection.execute(
-                "SELECT name FROM deployment WHERE ended_on IS NULL AND id != ?", (deployment.id.bytes,)
-            ).fetchone()
-            if row:
-                raise DeploymentError(f"deployment {row[0]!r} has not ended; end it first")
-            _deployment_seq(connection, deployment, {})
-
-    def end_deployment(self, deployment_id: UUID, ended_on: datetime) -> None:
-        """End a deployment; one that has ended stays as it is.
-
-        Raises:
-            StoreError: If there is none of this id.
-        """
-        with self._database.writing() as connection:
-            done = connection.execute(
-                "UPDATE deployment SET ended_on = coalesce(ended_on, ?) WHERE id = ?",
-                (micros(ended_on), deployment_id.bytes),
-            )
-            if not done.rowcount:
-                raise StoreError(f"deployment {deployment_id}: there is none of this id; see `deployment status`")
-
     def add_recording(self, recording: Recording, capture: Capture) -> bool:
         """Store a completed recording; False if it is there already, which is then left as it is."""
         return bool(self.add_recordings(((recording, capture),)))
@@ -106,7 +62,7 @@ class Recordings(Shelf):
             for recording, capture in completed:
                 row = (
                     recording.id.bytes,
-                    _deployment_seq(connection, recording.deployment, deployments),
+                    deployment_in(connection, recording.deployment, deployments),
                     micros(recording.created_on),
                     recording.duration,
                     recording.samplerate,
@@ -364,29 +320,6 @@ def _claims(
         recording = recording_from(tuple(rest[:7]), deployment)
         found.append((seq, Claim(recording, Capture.model_validate_json(capture), attempts + 1)))
     return found
-
-
-def _deployment_seq(connection: sqlite3.Connection, deployment: Deployment, seen: dict[UUID, int]) -> int:
-    """The row of a deployment, which is made if it is not there: a store that is rebuilt learns it from recordings."""
-    seq = seen.get(deployment.id)
-    if seq is None:
-        key = deployment.id.bytes
-        row = connection.execute("SELECT seq FROM deployment WHERE id = ?", (key,)).fetchone()
-        if row is None:
-            row = connection.execute(
-                "INSERT INTO deployment (id, name, latitude, longitude, started_on, ended_on)"
-                " VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
-                (
-                    key,
-                    deployment.name,
-                    deployment.latitude,
-                    deployment.longitude,
-                    micros(deployment.started_on),
-                    None if deployment.ended_on is None else micros(deployment.ended_on),
-                ),
-            ).fetchone()
-        seq = seen[deployment.id] = int(row[0])
-    return seq
 
 
 def _size(path: Path | None) -> int:

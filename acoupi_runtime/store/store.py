@@ -15,6 +15,7 @@ from acoupi_runtime.clock import Clock, SystemClock
 from acoupi_runtime.data import now
 from acoupi_runtime.store.counters import Counters
 from acoupi_runtime.store.database import Database
+from acoupi_runtime.store.deployments import Deployments
 from acoupi_runtime.store.outbox import Outbox
 from acoupi_runtime.store.outputs import Outputs
 from acoupi_runtime.store.recordings import Recordings
@@ -22,7 +23,7 @@ from acoupi_runtime.store.retained import Retained
 from acoupi_runtime.store.rows import State, instant, micros
 
 
-class Store(Recordings, Outputs, Outbox, Counters, Retained):
+class Store(Deployments, Recordings, Outputs, Outbox, Counters, Retained):
     """All shelves over one file."""
 
     @classmethod
