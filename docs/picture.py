@@ -24,8 +24,7 @@ FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 def main() -> None:
     """Run it as a person would, and draw what the terminal showed."""
     command = [sys.executable, "-m", "acoupi_fleet", "demo"]
-    # A terminal with colours, on which nothing is drawn twice.
-    terminal = {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    terminal = {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
     done = subprocess.run(
         command, env={**os.environ, **terminal}, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE
     )

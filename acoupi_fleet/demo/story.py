@@ -166,12 +166,7 @@ class _Fleet:
         deadline = time.monotonic() + _PATIENCE
         while True:
             asked = subprocess.run(
-                words,
-                cwd=self._folder,
-                env={**self._environment, "TTY_COMPATIBLE": "0"},  # whatever is said of the person's terminal
-                check=False,
-                stdout=subprocess.PIPE,
-                text=True,
+                words, cwd=self._folder, env=self._environment, check=False, stdout=subprocess.PIPE, text=True
             )
             if asked.returncode == FleetError.exit_code:
                 self._fail("acoupi-fleet status --json failed")
