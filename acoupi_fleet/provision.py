@@ -54,7 +54,7 @@ class Options:
     check: bool = False
     require_sound: bool = False
     accept_new: bool = False
-    health_seconds: float = 45.0
+    health_seconds: float = 60.0
     known_hosts: tuple[Path, ...] = ()
     cache: Path | None = None
 
