@@ -38,8 +38,14 @@ class Followed:
     error: OSError | None = None
 
 
-def follow(moves: Iterable[Move]) -> Followed:
-    """Move and delete files as was decided; each on its own, their folders synced once for all of them."""
+def follow(moves: Iterable[Move], *, durable: bool = True) -> Followed:
+    """Move and delete files as was decided; each on its own, their folders synced once for all of them.
+
+    Args:
+        moves: What was decided.
+        durable: False where the rescan will follow once more before it is noted as done: then a sync for each recording
+            would only wear the card.
+    """
     followed = Followed()
     arrived: dict[Path, None] = {}
     left: dict[Path, None] = {}
@@ -58,7 +64,7 @@ def follow(moves: Iterable[Move]) -> Followed:
             followed.failed += 1
             followed.error = error
     try:
-        for folder in (*arrived, *left):
+        for folder in (*arrived, *left) if durable else ():
             with contextlib.suppress(FileNotFoundError):  # a whole folder that somebody removed holds nothing to sync
                 sync_dir(folder)
     except OSError as error:
@@ -78,7 +84,7 @@ def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
             return True
         if not source.exists():
             return False
-        _make_folder(target.parent, touched)
+        _make_folder(target.parent)
         return _relocate(source, target, touched)
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -87,14 +93,14 @@ def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
     return True
 
 
-def _make_folder(folder: Path, touched: dict[Path, None]) -> None:
-    """Make a folder and those above it; the names of new ones are synced with everything else."""
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, for good: who finds it there later does not sync its name."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent, touched)
+    _make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=_FOLDER_MODE)
-    touched[folder.parent] = None
+    sync_dir(folder.parent)
 
 
 def _copy_over(source: Path, target: Path) -> None:

@@ -104,7 +104,7 @@ class Processing:
         except Exception as error:  # noqa: BLE001 - a value that no row can hold, of a model or a filter
             self._finish_each(claims, outcomes, error)
             return
-        follow(moves)  # what cannot follow now, the rescan will move
+        follow(moves, durable=False)  # the rescan moves what cannot follow now, and sees that all of it lasts
 
     def _finish_each(self, claims: Sequence[Claim], outcomes: Sequence[Outcome], error: Exception) -> None:
         """Find the outcome that cannot be stored: it is a failure of its own recording, and not of those beside it."""
@@ -114,7 +114,7 @@ class Processing:
             if len(outcomes) > 1:
                 self._finish((claim,), (outcome,))
             elif (instead := self._failed(claim, error)) is not None:
-                follow(self._store.finish((instead,), ()))
+                follow(self._store.finish((instead,), ()), durable=False)
 
     def _decide(self, claim: Claim) -> Outcome | None:
         """What becomes of a recording, or None if it is tried again later."""
