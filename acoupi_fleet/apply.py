@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
-from acoupi_fleet.plan import (
+from acoupi_fleet.changes import (
     BuildEnvironment,
     Change,
     CreateUser,
@@ -25,8 +25,8 @@ from acoupi_fleet.plan import (
     StopUnits,
     Switch,
     UseRuntime,
-    services,
 )
+from acoupi_fleet.plan import services
 from acoupi_fleet.wheelhouse import resolve
 
 if TYPE_CHECKING:

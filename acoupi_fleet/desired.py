@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scope = Literal["system", "user"]
+AptVia = Literal["device", "workstation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Desired:
         packages: Debian packages that the device must have.
         lock: The universal, hash-locked list of third-party wheels, as text; its markers are evaluated for the device.
         runtime: An environment that is already on the device, used instead of one made from `lock`; or None.
+        apt_via: Whose connection the device's apt uses.
     """
 
     scope: Scope
@@ -48,3 +50,4 @@ class Desired:
     packages: tuple[str, ...]
     lock: str
     runtime: str | None = None
+    apt_via: AptVia = "device"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from acoupi_fleet.apply import Demands, Outcome, apply
+from acoupi_fleet.changes import BuildEnvironment, Change, Prune
 from acoupi_fleet.errors import (
     EXIT_DRIFT,
     EXIT_INTERRUPTED,
@@ -22,7 +23,7 @@ from acoupi_fleet.errors import (
     UnreachableError,
 )
 from acoupi_fleet.facts import Facts, look
-from acoupi_fleet.plan import BuildEnvironment, Change, Prune, plan
+from acoupi_fleet.plan import plan
 from acoupi_fleet.remote import HostKeys, LinkLostError, Session, converse
 from acoupi_fleet.wheelhouse import Wheelhouse
 

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from acoupi_fleet.desired import Desired, File
-from acoupi_fleet.errors import HostError
-from acoupi_fleet.facts import Facts, FileFact, OldRelease, Place, ReleaseFact
-from acoupi_fleet.plan import (
+from acoupi_fleet.changes import (
     BuildEnvironment,
     Change,
     CreateUser,
@@ -27,10 +24,11 @@ from acoupi_fleet.plan import (
     StopUnits,
     Switch,
     UseRuntime,
-    plan,
-    release_id,
-    services,
 )
+from acoupi_fleet.desired import Desired, File
+from acoupi_fleet.errors import HostError
+from acoupi_fleet.facts import Facts, FileFact, OldRelease, Place, ReleaseFact
+from acoupi_fleet.plan import plan, release_id, services
 from acoupi_fleet.wheelhouse import Target, environment_key
 
 if TYPE_CHECKING:
