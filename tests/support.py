@@ -284,3 +284,9 @@ def _logins(process: subprocess.Popen[bytes]) -> dict[int, str]:
 def python_code(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter of this environment."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def must(value: T | None) -> T:
+    """Return what has to be there."""
+    assert value is not None
+    return value

@@ -14,7 +14,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,6 +33,7 @@ from acoupi_runtime.data import (
 from acoupi_runtime.errors import DeploymentError, StoreError
 from acoupi_runtime.store import Attempt, Correction, Outcome, State, Store
 from tests.recordings import PLACE, SetClock, describe
+from tests.support import must
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ def store(tmp_path: Path, clock: SetClock) -> Iterator[Store]:
     opened.close()
 
 
-def stored(store: Store, number: int = 1, **facts: object) -> list[Recording]:
+def stored(store: Store, number: int = 1, **facts: Any) -> list[Recording]:
     described = [describe(Path(f"/spool/{uuid.uuid4()}.wav"), **facts) for _ in range(number)]
     store.add_recordings(described)
     return [recording for recording, _ in described]
@@ -155,7 +156,7 @@ def test_a_failed_attempt_is_not_repeated_before_its_pause_is_over(store: Store,
     (claim,) = store.claim_next(9, "oldest_first", owner="1", lease=60)
     assert claim.attempts == 2
     store.give_back((claim,))
-    assert store.claim(recording.id, owner="1", lease=60).attempts == 2  # what was not its fault is not counted
+    assert must(store.claim(recording.id, owner="1", lease=60)).attempts == 2  # what was not its fault is not counted
 
 
 def test_what_is_decided_twice_is_stored_once(store: Store) -> None:
@@ -180,7 +181,7 @@ def test_a_decision_from_before_a_correction_of_the_time_is_not_stored(store: St
     assert store.claim(recording.id, owner="1", lease=60)
     store.correct_times((Correction(recording.id, datetime(2026, 7, 1, tzinfo=UTC)),))
     assert store.finish((Outcome(recording, State.KEPT, Path("/kept/1970.wav")),), ()) == ()
-    assert store.claim(recording.id, owner="1", lease=60).recording.created_on.month == 7
+    assert must(store.claim(recording.id, owner="1", lease=60)).recording.created_on.month == 7
 
 
 def test_a_settlement_of_an_older_decision_does_not_hide_a_newer_one(store: Store) -> None:
@@ -319,7 +320,7 @@ while True:
     said = set()
     for seed in range(4):
         process = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        said.add(process.stdout.readline().strip())
+        said.add(must(process.stdout).readline().strip())
         time.sleep(random.Random(seed).uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         # A line may be cut short by the kill: only whole ones were said.
@@ -418,7 +419,7 @@ def test_an_unclean_end_is_noticed_and_a_sound_store_passes(tmp_path: Path) -> N
 
 
 def test_processes_that_open_a_new_store_at_once_make_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", f"{OPEN}; store.count('x')", tmp_path / "m.db"]
+    command = [sys.executable, "-c", f"{OPEN}; store.count('x')", str(tmp_path / "m.db")]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
     assert [process.wait(120) for process in processes] == [0] * 4
     store = Store.open(tmp_path / "m.db")

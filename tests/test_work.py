@@ -30,13 +30,15 @@ from acoupi_runtime.data import Detection, Message, ModelOutput, Recording, Resp
 from acoupi_runtime.errors import MessageSendError, StoreError
 from acoupi_runtime.home import Home
 from acoupi_runtime.programs import load_program_class
+from acoupi_runtime.programs.energy import EnergyConfig
+from acoupi_runtime.programs.energy import Program as Energy
 from acoupi_runtime.store import Claim, State, Store
 from acoupi_runtime.tasks.filing import Filing
 from acoupi_runtime.tasks.pipeline import Pipeline
 from acoupi_runtime.tasks.work import Work
 from tests.receiver import Receiver, answers, receiving
 from tests.recordings import PLACE, SetClock, describe, files_below, record, spool_of, tone
-from tests.support import wait_until
+from tests.support import must, wait_until
 
 
 @dataclass
@@ -179,15 +181,15 @@ def test_recordings_whose_hints_were_lost_are_found(make_bench: MakeBench) -> No
 def test_a_recording_that_a_power_cut_left_unfinished_is_repaired_and_kept(make_bench: MakeBench) -> None:
     bench = make_bench()
     recording, _ = record(bench.spool)
-    whole = recording.path.read_bytes()
-    recording.path.unlink()
-    recording.path.with_name(recording.path.name + ".part").write_bytes(whole[:-4801])
+    whole = must(recording.path).read_bytes()
+    must(recording.path).unlink()
+    must(recording.path).with_name(must(recording.path).name + ".part").write_bytes(whole[:-4801])
     bench.work.rescan()
     bench.work.process_backlog()
     (filed,) = bench.filed()
     with wave.open(str(bench.recordings / filed)) as sound:
         assert sound.getnframes() == 2399
-    assert read_guano(bench.recordings / filed)[1].truncated
+    assert must(read_guano(bench.recordings / filed))[1].truncated
     assert bench.store.counters()["truncated"] == 1
 
 
@@ -206,10 +208,10 @@ def test_a_file_that_is_no_recording_of_ours_is_set_aside_once(make_bench: MakeB
 def test_a_file_that_went_away_is_noted_and_taken_back_when_it_comes_again(make_bench: MakeBench) -> None:
     bench = make_bench()
     recording = bench.record()
-    away = recording.path.rename(bench.recordings / "away")
+    away = must(recording.path).rename(bench.recordings / "away")
     bench.work.process_recording(str(recording.id))
     assert bench.state(recording) is State.MISSING
-    away.rename(recording.path)
+    away.rename(must(recording.path))
     bench.work.rescan()
     bench.work.process_backlog()
     assert bench.state(recording) is State.KEPT
@@ -225,7 +227,7 @@ def test_a_spool_on_another_file_system_is_emptied_by_copying(make_bench: MakeBe
     bench = make_bench(paths=paths)
     try:
         recording, capture = record(bench.spool)
-        content = recording.path.read_bytes()
+        content = must(recording.path).read_bytes()
         bench.store.add_recording(recording, capture)
         bench.work.process_recording(str(recording.id))
         assert (bench.recordings / NAME.format(recording.id)).read_bytes() == content
@@ -529,7 +531,7 @@ def test_the_file_itself_says_the_corrected_time_and_its_sound_is_untouched(make
     filed = bench.store.get_recording(wrong.id)
     assert filed.path is not None
     assert filed.path.exists()
-    said, capture = read_guano(filed.path)
+    said, capture = must(read_guano(filed.path))
     assert said.created_on == filed.created_on == datetime.fromtimestamp(1_780_000_010, UTC)
     assert capture.clock_synced
     assert f"Timestamp: {said.created_on:%Y-%m-%dT%H:%M:%S}".encode() in filed.path.read_bytes()
@@ -723,12 +725,13 @@ def test_a_program_adds_the_tasks_that_its_configuration_needs(
 
 
 def test_the_energy_program_hears_reports_and_files(tmp_path: Path, receiver: Receiver) -> None:
-    program_class = load_program_class("energy")
-    config = program_class.config_schema(
-        paths={"recordings": str(tmp_path / "recordings"), "db_metadata": str(tmp_path / "m.db")},
-        messaging={"http": {"base_url": receiver.url}},
+    config = EnergyConfig.model_validate(
+        {
+            "paths": {"recordings": str(tmp_path / "recordings"), "db_metadata": str(tmp_path / "m.db")},
+            "messaging": {"http": {"base_url": receiver.url}},
+        }
     )
-    program = program_class(config, Home(tmp_path))
+    program = Energy(config, Home(tmp_path))
     program.setup(config)
     recording, _ = record(spool_of(config), tone(2, 48_000, 6000, at=1, length=0.2))
     quiet, _ = record(spool_of(config), tone(2, 48_000, 6000, at=1, length=0))
