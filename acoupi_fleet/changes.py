@@ -18,7 +18,7 @@ class CreateUser:
     """The user that runs the services does not exist, or its home does not."""
 
     def __str__(self) -> str:
-        return f"create user {SERVICE_USER}"
+        return f"create user {SERVICE_USER} and its home"
 
 
 @dataclass(frozen=True, slots=True)

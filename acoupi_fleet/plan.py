@@ -149,7 +149,7 @@ def _users(desired: Desired, facts: Facts) -> Iterator[Change]:
         if not facts.linger:
             yield Linger()
         return
-    if facts.service_ids is None:
+    if facts.service_ids is None or "." not in facts.home:
         yield CreateUser()
     if "audio" not in facts.service_groups:
         yield JoinGroup(SERVICE_USER, "audio")

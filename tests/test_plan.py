@@ -190,6 +190,7 @@ PROGRAM = "home/config/program.json"
         ),
         (lambda facts: replace(facts, home={**facts.home, "config": Place("link", to="/etc")}), [MakeHome]),
         (lambda facts: replace(facts, login_groups=frozenset()), [JoinGroup]),
+        (lambda facts: replace(facts, home={}), [CreateUser, MakeHome]),
     ],
     ids=[
         "changed",
@@ -204,6 +205,7 @@ PROGRAM = "home/config/program.json"
         "mode",
         "link",
         "group",
+        "home",
     ],
 )
 def test_what_differs_is_put_right_and_nothing_else(drift: Callable[[Facts], Facts], expected: list[type]) -> None:
