@@ -41,7 +41,9 @@ PATIENCE = 600.0
 """Seconds for what must come; only a hopeless wait takes as long."""
 _STRACE = ("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync")
 NO_FSYNC = (*_STRACE, "-e", "inject=fsync,fdatasync:retval=0")
-FLUSH, MOOD, FULL, FULL_FOR = 8.0, 6.0, 45.0, (1.0, 4.0)
+_WAITING = "recording WHERE state = 'recorded'"
+_ALL = (_WAITING, "recording WHERE moving_from IS NOT NULL", "delivery WHERE acknowledged_on IS NULL")
+FLUSH, MOOD, FULL, FULL_FOR = 8.0, 6.0, 20.0, (1.0, 4.0)
 """Mean seconds between two flushes of Redis, two moods of the receiver, two full cards; how long the last one lasts."""
 
 
@@ -162,8 +164,10 @@ def settle(device: Device, ledger: Ledger) -> bool:
     """Let the sensor come to its end without faults; False if it does not."""
     until(device, ledger, lambda: device.running("recording"))
     device.end("recording")
-    device.end("processing")  # started anew, it looks at once for what was left, and no messenger is at rest
-    calm = until(device, ledger, lambda: not _left(device), ("redis", "processing"))
+    calm = True
+    for so in (lambda: not _left(device, _WAITING), lambda: not _left(device, *_ALL)):
+        device.end("processing")  # started anew, it looks at once for what was left, and no messenger is at rest
+        calm = until(device, ledger, so, ("redis", "processing")) and calm
     device.end("processing")
     device.end("redis")
     return calm
@@ -181,20 +185,16 @@ def until(device: Device, ledger: Ledger, so: Callable[[], Any], names: tuple[st
     return False
 
 
-def _left(device: Device) -> bool:
-    """Whether there is something left to do."""
+def _left(device: Device, *what: str) -> bool:
+    """Whether there are such rows, or files in the spool that have none yet."""
     spool = device.recordings / ".spool"
-    if any(spool.glob("*.part")) or any(spool.glob("*.wav")):
+    if any(spool.glob("*.part")) or (len(what) > 1 and any(spool.glob("*.wav"))):
         return True
     with contextlib.closing(sqlite3.connect(f"file:{device.store}?mode=ro", uri=True, timeout=60)) as store:
         try:
-            row = store.execute(
-                "SELECT EXISTS (SELECT 1 FROM recording WHERE state = 'recorded' OR moving_from IS NOT NULL)"
-                " OR EXISTS (SELECT 1 FROM delivery WHERE acknowledged_on IS NULL)"
-            ).fetchone()
+            return any(store.execute(f"SELECT EXISTS (SELECT 1 FROM {each})").fetchone()[0] for each in what)
         except sqlite3.Error:  # without fsyncs it may be corrupt, and about to be replaced
             return True
-    return bool(row[0])
 
 
 def chaos(seconds: float, seed: int, *, kill: float, cut: float, fsync: bool = True) -> Report:
