@@ -15,6 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import apply, doctor, facts, restart, run, status, texts, wire
+from acoupi_fleet.device.call import Call
 from acoupi_fleet.device.layout import Refusal
 
 if TYPE_CHECKING:
@@ -30,22 +31,6 @@ VERBS: dict[str, Callable[[Call], dict[str, Any]]] = {
     "texts": texts.texts,
 }
 ALIVE_SECONDS = 5.0
-
-
-class Call:
-    """One request, as its verb sees it."""
-
-    def __init__(self, args: dict[str, Any], conversation: Conversation) -> None:
-        self.args = args
-        self._conversation = conversation
-
-    def say(self, event: str, **about: Any) -> None:
-        """Tell the workstation something at once. Never fails: nobody may be listening any more."""
-        self._conversation.say({"event": event, **about})
-
-    def take(self, size: int) -> bytes:
-        """The next bytes of what the workstation sends after this request."""
-        return wire.exactly(self._conversation.stream, size)
 
 
 class Conversation:
@@ -96,7 +81,7 @@ def answer(request: dict[str, Any], conversation: Conversation) -> dict[str, Any
     if verb is None:
         return {"broken": "no such verb: {}".format(request["verb"])}
     try:
-        return {"answer": verb(Call(request["args"], conversation))}
+        return {"answer": verb(Call(request["args"], conversation.say, conversation.stream))}
     except Refusal as refusal:
         return {"refused": str(refusal)}
     except wire.LinkLostError as lost:

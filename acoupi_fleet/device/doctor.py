@@ -13,7 +13,7 @@ from acoupi_fleet.device import facts, files, system
 from acoupi_fleet.device.layout import Layout
 
 if TYPE_CHECKING:
-    from acoupi_fleet.device.agent import Call
+    from acoupi_fleet.device.call import Call
 
 ASOUND = Path("/proc/asound")
 RATES = re.compile(r"Rates: (.*)")

@@ -19,10 +19,12 @@ from acoupi_fleet.device.layout import Layout, Refusal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acoupi_fleet.device.call import Call
+
 MANIFEST = "manifest.json"
 
 
-def build(call: Any, layout: Layout, step: dict[str, Any]) -> None:
+def build(call: Call, layout: Layout, step: dict[str, Any]) -> None:
     """Receive the wheels, install them, try them, and only then call it an environment."""
     layout.envs.mkdir(parents=True, exist_ok=True)
     root = layout.envs / step["key"]
@@ -46,7 +48,7 @@ def build(call: Any, layout: Layout, step: dict[str, Any]) -> None:
         shutil.rmtree(str(wheels), ignore_errors=True)
 
 
-def receive(call: Any, folder: Path, wheels: list[dict[str, Any]]) -> None:
+def receive(call: Call, folder: Path, wheels: list[dict[str, Any]]) -> None:
     """Take each wheel from the wire; one that is not what was announced is refused."""
     total = sum(wheel["size"] for wheel in wheels)
     done = 0

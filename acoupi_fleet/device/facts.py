@@ -12,10 +12,13 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import files, system
 from acoupi_fleet.device.layout import HOME_FOLDERS, HOME_LINKS, TARGET, Layout, groups_of
+
+if TYPE_CHECKING:
+    from acoupi_fleet.device.call import Call
 
 UNIT_FOLDERS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
 # Where a package is not Debian's, or not a package at all, these tell whether what it brings is there.
@@ -25,7 +28,7 @@ BRINGS = {
 }
 
 
-def facts(call: Any) -> dict[str, Any]:
+def facts(call: Call) -> dict[str, Any]:
     """The verb: `scope`, `packages`, `units` (file names) and `workers` in, everything that a plan is made from out."""
     asked = call.args
     layout = Layout(asked["scope"])

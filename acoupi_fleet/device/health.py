@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import system
+
+if TYPE_CHECKING:
+    from acoupi_fleet.device.call import Call
 
 CRASHES_THAT_SAY_ENOUGH = 3
 PAUSE_SECONDS = 0.5
@@ -29,7 +32,7 @@ class Health:
         return [text for key, text in self.problems.items() if key not in before.problems]
 
 
-def wait(layout: Any, spec: dict[str, Any], call: Any) -> Health:
+def wait(layout: Any, spec: dict[str, Any], call: Call) -> Health:
     """Look until all is well or the time is up. `spec`: `units`, `workers`, `seconds`, `require_sound`."""
     until = time.monotonic() + spec["seconds"]
     restarts = count_restarts(system.units(layout, spec["units"]))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import files, system
 from acoupi_fleet.device.layout import TARGET, Layout, Refusal
 
+if TYPE_CHECKING:
+    from acoupi_fleet.device.call import Call
+
 WORLD_READS = 0o004
 
 
-def push(call: Any, layout: Layout, step: dict[str, Any]) -> None:
+def push(call: Call, layout: Layout, step: dict[str, Any]) -> None:
     """Make a release beside the others: files that this device already has are copied, the rest comes over the wire."""
     layout.releases.mkdir(parents=True, exist_ok=True)
     root = layout.releases / step["name"]
@@ -42,7 +45,7 @@ def push(call: Any, layout: Layout, step: dict[str, Any]) -> None:
         files.remove(fresh)
 
 
-def lay_out(call: Any, layout: Layout, fresh: Path, wanted: list[dict[str, Any]]) -> None:
+def lay_out(call: Call, layout: Layout, fresh: Path, wanted: list[dict[str, Any]]) -> None:
     """Write every file with its mode and owner from its first byte on."""
     ids = layout.ids()
     have = {}

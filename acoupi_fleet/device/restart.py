@@ -8,7 +8,7 @@ from acoupi_fleet.device import files, health, system
 from acoupi_fleet.device.layout import TARGET, Layout, Refusal
 
 if TYPE_CHECKING:
-    from acoupi_fleet.device.agent import Call
+    from acoupi_fleet.device.call import Call
 
 STOPPING_SECONDS = 120.0
 

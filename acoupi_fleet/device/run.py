@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import system
 from acoupi_fleet.device.layout import Layout
 
+if TYPE_CHECKING:
+    from acoupi_fleet.device.call import Call
 
-def run(call: Any) -> dict[str, Any]:
+
+def run(call: Call) -> dict[str, Any]:
     """The verb: `scope`, `argv`, `as_service` (its user and environment) and `timeout` in; `code`, `out`, `err` out.
 
     `{python}` in a word stands for the interpreter of the release in force. No shell reads the words.

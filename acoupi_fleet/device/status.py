@@ -11,7 +11,7 @@ from acoupi_fleet.device import files, system
 from acoupi_fleet.device.layout import TARGET, Layout
 
 if TYPE_CHECKING:
-    from acoupi_fleet.device.agent import Call
+    from acoupi_fleet.device.call import Call
 
 ASKING_SECONDS = 60.0
 

@@ -8,7 +8,7 @@ from acoupi_fleet.device import files
 from acoupi_fleet.device.layout import Layout
 
 if TYPE_CHECKING:
-    from acoupi_fleet.device.agent import Call
+    from acoupi_fleet.device.call import Call
 
 
 def texts(call: Call) -> dict[str, Any]:
