@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import socket
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -27,6 +28,7 @@ from acoupi_fleet.changes import (
     UseRuntime,
 )
 from acoupi_fleet.plan import services
+from acoupi_fleet.tunnel import serve
 from acoupi_fleet.wheelhouse import resolve
 
 if TYPE_CHECKING:
@@ -87,30 +89,44 @@ def apply(
     later = [change for change in changes if isinstance(change, Prune)]
     now = [change for change in changes if not isinstance(change, Prune)]
     release = f"releases/{facts.release.name}" if facts.release else None
-    answer = session.ask(
-        "apply",
-        {
-            "scope": desired.scope,
-            "owner": f"{getpass.getuser()}@{socket.gethostname()}",
-            "expected": {"current": release, "due": facts.due},
-            "previous": _previous(facts),
-            "needs_bytes": _bytes_needed(desired, changes, wheels),
-            "steps": [_step(change, desired, facts, wheels) for change in now],
-            "afterwards": [_step(change, desired, facts, wheels) for change in later],
-            "health": {
-                "units": list(services(desired)),
-                "workers": list(desired.workers),
-                "require_sound": demands.require_sound,
-                "seconds": demands.seconds,
+    lent = next((number for number, change in enumerate(now) if _borrows(change)), None)
+    with ExitStack() as tunnel:
+        port = None if lent is None else tunnel.enter_context(session.lend(serve))
+
+        def hear(event: dict[str, Any]) -> None:
+            if lent is not None and event["event"] == "step" and event["number"] > lent:
+                tunnel.close()
+            observe(event)
+
+        answer = session.ask(
+            "apply",
+            {
+                "scope": desired.scope,
+                "owner": f"{getpass.getuser()}@{socket.gethostname()}",
+                "expected": {"current": release, "due": facts.due},
+                "previous": _previous(facts),
+                "needs_bytes": _bytes_needed(desired, changes, wheels),
+                "steps": [_step(change, desired, facts, wheels, port) for change in now],
+                "afterwards": [_step(change, desired, facts, wheels, port) for change in later],
+                "health": {
+                    "units": list(services(desired)),
+                    "workers": list(desired.workers),
+                    "require_sound": demands.require_sound,
+                    "seconds": demands.seconds,
+                },
             },
-        },
-        body=lambda: _body(desired, now, wheels),
-        observe=observe,
-    )
+            body=lambda: _body(desired, now, wheels),
+            observe=hear,
+        )
     health = answer["health"]
     return Outcome(
         answer["outcome"], tuple(answer["why"]), tuple(health["problems"].values()), tuple(health["warnings"].values())
     )
+
+
+def _borrows(change: Change) -> bool:
+    """Whether it takes this computer's connection."""
+    return isinstance(change, InstallPackages) and change.via == "workstation"
 
 
 def _previous(facts: Facts) -> str | None:
@@ -137,8 +153,10 @@ def _unpacked(wheel: Path) -> int:
         return sum(member.file_size for member in archive.infolist())
 
 
-def _step(change: Change, desired: Desired, facts: Facts, wheels: Sequence[Path]) -> dict[str, Any]:  # noqa: C901, PLR0911, PLR0912
-    """A change in the words of the device's table of steps."""
+def _step(  # noqa: C901, PLR0911, PLR0912
+    change: Change, desired: Desired, facts: Facts, wheels: Sequence[Path], port: int | None
+) -> dict[str, Any]:
+    """A change in the words of the device's table of steps; `port` is where this computer's connection is lent."""
     match change:
         case CreateUser():
             return {"do": "create-user"}
@@ -147,7 +165,7 @@ def _step(change: Change, desired: Desired, facts: Facts, wheels: Sequence[Path]
         case Linger():
             return {"do": "linger"}
         case InstallPackages(names):
-            return {"do": "install-packages", "names": names}
+            return {"do": "install-packages", "names": names, "proxy": f"http://127.0.0.1:{port}" if port else None}
         case BuildEnvironment(key):
             pins = [pin for pin in resolve(desired.lock, facts.target) if pin.name != "pip"]
             return {

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from acoupi_fleet.desired import Scope
+from acoupi_fleet.desired import AptVia, Scope
 from acoupi_fleet.errors import ConfigurationError
 from acoupi_fleet.inventory import Host, Origin, Variable
 from acoupi_fleet.inventory.keys import CONNECTION, NAMESPACES, WORDS, parts
@@ -26,7 +26,6 @@ from acoupi_runtime.configuration import BasicConfig, CeleryConfig, DeploymentCo
 from acoupi_runtime.errors import AcoupiError
 from acoupi_runtime.programs import AcoupiProgram, load_program_class
 
-AptVia = Literal["device", "workstation"]
 Problem = tuple[Origin, str]
 M = TypeVar("M", bound=BaseModel)
 

@@ -71,6 +71,7 @@ def render(host: Host, configuration: Configuration, *, templates: Sequence[Path
         packages=PACKAGES,
         lock=lock,
         runtime=configuration.runtime,
+        apt_via=configuration.apt_via,
     )
 
 

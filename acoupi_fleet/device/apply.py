@@ -27,7 +27,7 @@ STEPS: dict[str, Callable[[Any, Layout, Step], Any]] = {
     "create-user": lambda _, layout, __: users.create_user(layout),
     "join-group": lambda _, layout, step: users.join_group(layout, step["user"], step["group"]),
     "linger": lambda _, layout, __: users.linger(layout),
-    "install-packages": lambda call, layout, step: packages.install(call, layout, step["names"]),
+    "install-packages": lambda call, layout, step: packages.install(call, layout, step["names"], step["proxy"]),
     "build-environment": environment.build,
     "use-runtime": lambda _, layout, step: environment.try_runtime(layout, step["path"], step["imports"]),
     "push-release": release.push,

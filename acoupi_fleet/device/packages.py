@@ -24,36 +24,43 @@ APT = [
 BROKER = "redis-server"
 
 
-def install(call: Any, layout: Layout, names: list[str]) -> None:
-    """Install packages; Debian's own Redis, brought by us, neither starts now nor at the next boot."""
+def install(call: Any, layout: Layout, names: list[str], proxy: str | None) -> None:
+    """Install packages; Debian's own Redis, brought by us, neither starts now nor at the next boot.
+
+    `proxy` is where the workstation lends its connection, for these calls of apt only: nothing of it is written down.
+    """
     quiet = BROKER in names
     if quiet:
         # A mask in /run is gone after a reboot whatever happens to us, and keeps the package from starting its service.
         system.must(system.systemctl(layout, "mask", "--runtime", BROKER + ".service"), "systemctl mask")
     try:
-        said = apt(call, ["install", *names])
+        said = apt(call, ["install", *names], proxy)
         if said.code != 0:
             call.say("progress", text="apt: reading the lists of packages")
-            apt(call, ["update"])
-            said = apt(call, ["install", *names])
+            apt(call, ["update"], proxy)
+            said = apt(call, ["install", *names], proxy)
     finally:
         if quiet:
             system.systemctl(layout, "unmask", "--runtime", BROKER + ".service")
     if said.code != 0:
         words = " ".join(names)
+        connect = (
+            "let this computer reach what apt names, or connect the sensor to the internet and write apt_via=device"
+            if proxy
+            else "connect the sensor to the internet and run again (or set a proxy or mirror in /etc/apt there), or "
+            "write apt_via=workstation to let its apt use this computer's connection"
+        )
         raise Refusal(
-            f"missing packages: {words}; apt cannot install them here ({said.reason}); connect the sensor to the "
-            "internet and run again, "
-            "or set a proxy or mirror in /etc/apt on the sensor, or carry them there: `apt-get download` them "
-            "and what they need "
-            "elsewhere and `sudo apt-get install ./*.deb` on the sensor"
+            f"missing packages: {words}; apt cannot install them here ({said.reason}); {connect}, or carry them there: "
+            "`apt-get download` them and what they need elsewhere and `sudo apt-get install ./*.deb` on the sensor"
         )
     if quiet:
         system.must(system.systemctl(layout, "disable", "--now", BROKER + ".service"), "systemctl disable")
 
 
-def apt(call: Any, words: list[str]) -> system.Answer:
+def apt(call: Any, words: list[str], proxy: str | None) -> system.Answer:
     """One call of apt-get whose progress is told as it happens."""
+    way = [f"--option=Acquire::{scheme}::Proxy={proxy}" for scheme in ("http", "https")] if proxy else []
     reading, writing = os.pipe()
     env = dict(
         os.environ,
@@ -64,7 +71,7 @@ def apt(call: Any, words: list[str]) -> system.Answer:
     )
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [*APT, "--option", f"APT::Status-Fd={writing}", *words],
+            [*APT, *way, "--option", f"APT::Status-Fd={writing}", *words],
             env=env,
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+
+import paramiko
 
 from acoupi_fleet.device import wire
 from acoupi_fleet.errors import HostError, UnreachableError
@@ -31,6 +34,8 @@ PROMPT = "ACOUPI-PASSWORD:"
 OLDEST_AGENT_PYTHON = (3, 7)
 _NO_STATUS = -1
 _MOST_NOISE = 64 * 1024
+_MOST_GUESTS = 32
+_LOOPBACK = "127.0.0.1"
 # Runs under any python3, so that an old one can say that it is old. Reads exactly what is announced: the rest is the
 # conversation.
 _BOOTSTRAP = (
@@ -197,9 +202,50 @@ class Session:
             if "broken" in message:
                 raise HostError(f"{self._where}: the agent failed at `{verb}`: {message['broken']}; please report this")
             if message["event"] == "go" and body is not None:
-                self._send(body())
+                threading.Thread(target=self._deliver, args=(body(),), name="delivery", daemon=True).start()
             elif message["event"] != "alive" and observe is not None:
                 observe(message)
+
+    @contextmanager
+    def lend(self, serve: Callable[[Any], None]) -> Iterator[int]:
+        """Lend the device something of this computer, for as long as this context lasts.
+
+        Args:
+            serve: Called in a thread of its own with each connection that somebody on the device makes; closes it.
+
+        Yields:
+            The port of the device's own loopback address that leads here.
+
+        Raises:
+            HostError: Its SSH server allows no such thing.
+        """
+        transport = self._channel.get_transport()
+        guests: list[Any] = []
+
+        def welcome(guest: Any, *_: Any) -> None:  # paramiko's thread for the whole connection: it must not wait
+            guests[:] = [other for other in guests if not other.closed]
+            if len(guests) == _MOST_GUESTS:
+                guest.close()
+                return
+            guests.append(guest)
+            threading.Thread(target=serve, args=(guest,), name="guest", daemon=True).start()
+
+        try:
+            port = transport.request_port_forward(_LOOPBACK, 0, welcome)
+        except paramiko.SSHException:
+            if not transport.is_active():
+                raise self._lost("") from None
+            raise HostError(
+                f"{self._where}: its SSH server allows no tunnel back, and apt_via=workstation needs one; write "
+                "`AllowTcpForwarding yes` in /etc/ssh/sshd_config there (and no `restrict` before the key in "
+                "authorized_keys), `sudo systemctl reload ssh`, and run again"
+            ) from None
+        try:
+            yield port
+        finally:
+            transport.cancel_port_forward(_LOOPBACK, port)
+            for guest in guests:
+                guest.close()
 
     def _send(self, pieces: Iterable[bytes]) -> None:
         """Send, unless the device is gone: then what it said before it went is still to be read."""
@@ -210,6 +256,26 @@ class Session:
             raise self._lost("it takes nothing any more") from None
         except OSError:
             return
+
+    def _deliver(self, pieces: Iterable[bytes]) -> None:
+        """Send what follows a request, beside the listening: the device may be at apt for minutes before it takes it.
+
+        Whether a device that takes nothing still lives is for who listens to find out; what cannot be sent whole ends
+        the conversation.
+        """
+        whole = False
+        try:
+            for piece in pieces:
+                rest = piece
+                while rest:
+                    with suppress(TimeoutError):
+                        rest = rest[self._channel.send(rest) or len(rest) :]
+            whole = True
+        except OSError:
+            pass
+        finally:
+            if not whole:
+                self._channel.shutdown_write()
 
     def _next(self) -> dict[str, Any]:
         try:
