@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--kill", type=float, default=2.5, help="mean seconds that each process lives")
     parser.add_argument("--without-fsync", action="store_true", help="the control: it must lose something")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was mounted and started is taken away
     if (reason := why_not()) is not None:
         raise SystemExit(f"chaos: {reason}")
     print(f"seed {arguments.seed}", flush=True)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
@@ -214,6 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a sensor writes to its card beyond the sound.")
     parser.add_argument("--seconds", type=float, default=1200)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was mounted and started is taken away
     if (reason := why_not()) is not None:
         raise SystemExit(f"wear: {reason}")
     results = measure(arguments.seconds)
