@@ -49,6 +49,15 @@ FEW_CHANGES = 3
 FRAME_SECONDS = 0.125
 DULL = ("RELEASE", "CLOCK", "BACKLOG")
 """Columns of `status` that can go where the terminal is narrow and all sensors have the same in them."""
+LOSSES = {
+    "lost_seconds": "s of sound lost",
+    "overflows": "overflows",
+    "quarantined": "quarantined",
+    "not_analysed": "not analysed",
+    "messages_dropped": "messages dropped",
+    "deleted_not_uploaded": "deleted unsent",
+}
+"""Counters that a person has to know of, and in which words they follow their number."""
 FAINTEST = -150.0
 """dBFS; 24 bits reach down to -144, and below is a file of zeros."""
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -334,6 +343,9 @@ def _look_row(look: Look) -> list[Text]:
         return [*head, Text(look.detail)]
     notes = [look.detail, "unfinished recordings are in memory only" if look.memory_mode else ""]
     notes.append("nobody sets its clock" if look.clock_synced is False else "")
+    notes += look.troubles
+    losses = [f"{look.counters[name]} {words}" for name, words in LOSSES.items() if look.counters.get(name)]
+    notes.append(f"so far {', '.join(losses)}" if losses else "")
     return [
         *head,
         Text(look.release[:12]),

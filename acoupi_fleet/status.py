@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ _OF_RECORDER: Mapping[str, State] = {
     "no-microphone": "no microphone",
 }
 WATCH_SECONDS = 1
+HOT = 80.0
+"""Degrees Celsius at which a Raspberry Pi begins to slow itself down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Look:
         clock_synced: Whether the device says that its clock is set by somebody.
         backlog: Recordings and messages that wait to be worked on.
         memory_mode: Whether unfinished recordings are only in memory.
+        counters: What its store has counted since it is there, by name.
+        troubles: What its board suffers from.
         last_recording: What the device says of its last recording, for programs.
         recorder: The recorder's live state as the device says it, for programs.
     """
@@ -91,6 +95,8 @@ class Look:
     clock_synced: bool | None = None
     backlog: int | None = None
     memory_mode: bool = False
+    counters: Mapping[str, int] = field(default_factory=dict)
+    troubles: tuple[str, ...] = ()
     last_recording: Mapping[str, Any] | None = None
     recorder: Mapping[str, Any] | None = None
 
@@ -161,6 +167,8 @@ def judge(name: str, answer: Mapping[str, Any], *, clock_offset: float | None) -
         clock_synced=(runtime.get("clock") or {}).get("synced"),
         backlog=_backlog(runtime.get("store")),
         memory_mode=bool(recorder.get("memory_mode")),
+        counters=(runtime.get("store") or {}).get("counters") or {},
+        troubles=_troubles(runtime.get("board") or {}),
         last_recording=last or None,
         recorder=recorder or None,
     )
@@ -193,6 +201,15 @@ def _state_of(recorder: Mapping[str, Any], otherwise: str) -> tuple[State, str]:
 
 def _age(created_on: str | None, device_now: float) -> float | None:
     return None if created_on is None else device_now - datetime.fromisoformat(created_on).timestamp()
+
+
+def _troubles(board: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a person has to see to, in a few words each."""
+    hot = (board.get("temperature") or 0.0) >= HOT
+    return (
+        *(("it is too hot",) if hot else ()),
+        *(("its supply is too weak",) if board.get("undervoltage") else ()),
+    )
 
 
 def _backlog(store: Mapping[str, Any] | None) -> int | None:

@@ -236,7 +236,10 @@ def _lines(seen: dict[str, Any]) -> list[str]:
     lines.append(f"deployment: {'none' if deployment is None else deployment['name']}")
     if seen["store"] is not None:
         last = seen["store"]["last_recording"]
-        lines.append(f"store: {seen['store']['backlog']} to process, last recording {last and last['created_on']}")
+        waits = f"{seen['store']['backlog']} to process, {sum(seen['store']['outbox'].values())} to send"
+        lines.append(f"store: {waits}, last recording {last and last['created_on']}")
+        counted = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in seen["store"]["counters"].items())
+        lines.append(f"counted: {counted or 'nothing yet'}")
     if seen["store_error"]:
         lines.append(f"store: {seen['store_error']}")
     if seen["disk"] is not None:
@@ -244,6 +247,10 @@ def _lines(seen: dict[str, Any]) -> list[str]:
         lines.append(
             f"disk: {seen['disk']['free'] / 1e9:.1f} GB free" + ("" if days is None else f", for {days:g} days")
         )
+    degrees = seen["board"]["temperature"]
+    if degrees is not None or seen["board"]["undervoltage"]:
+        weak = ", UNDERVOLTAGE: its supply is too weak" if seen["board"]["undervoltage"] else ""
+        lines.append(f"board: {'-' if degrees is None else f'{degrees:.0f}'} °C{weak}")
     lines.append(f"clock: {seen['clock']['now']}, {'' if seen['clock']['synced'] else 'NOT '}synchronised")
     return lines
 

@@ -87,6 +87,11 @@ class Home:
         """The recorder's live state, rewritten every second while it runs."""
         return self.run_dir / "recorder.json"
 
+    @property
+    def full_file(self) -> Path:
+        """It exists while recordings take all the room that the configuration gives them: recording pauses."""
+        return self.run_dir / "full"
+
     def pid_file(self, worker: str) -> Path:
         """Where a running worker notes its process."""
         return self.run_dir / f"{worker}.pid"

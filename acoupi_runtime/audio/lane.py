@@ -63,6 +63,7 @@ class Lane:
         deployment: Callable[[], Deployment],
         completed: Callable[[Recording, Capture], None],
         *,
+        full_file: Path | None = None,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._config = config
@@ -70,6 +71,7 @@ class Lane:
         self._cuts = cuts
         self._deployment = deployment
         self._completed = completed
+        self._full_file = full_file
         microphone = config.microphone
         frame_size = microphone.audio_channels * config.recording.bits // 8
         self._most = most_bytes // frame_size
@@ -139,6 +141,7 @@ class Lane:
         try:
             make_spool(self._spool)
             require_room(self._spool, self._config.retention.reserve * 1e6 + self._needs)
+            self._require_share()
             self._take = Take(
                 self._spool,
                 self._config,
@@ -154,6 +157,11 @@ class Lane:
         self._gaps = []
         self._end_trouble()
         return True
+
+    def _require_share(self) -> None:
+        """See whether recordings may have more room than they take; who does the housekeeping says so."""
+        if self._full_file is not None and self._full_file.exists():
+            raise OSError(errno.ENOSPC, "recordings have reached program.retention.max_size")
 
     def _write(self, tape: Tape, now: float) -> bool:
         """Write one portion. Says whether there may be more to do."""

@@ -153,11 +153,13 @@ class Recorder:
 
     def _make_lanes(self) -> tuple[Lane, ...]:
         config = self._config
-        lanes = [Lane(config, self._spool, ScheduledCuts(config), self._current_deployment, self._done)]
+        full = self._home.full_file
+        deployment, done = self._current_deployment, self._done
+        lanes = [Lane(config, self._spool, ScheduledCuts(config), deployment, done, full_file=full)]
         if config.recording.trigger is not None:
             self._trigger = LevelTrigger(config.recording.trigger, config.microphone.samplerate, config.recording.bits)
             triggered = TriggeredCuts(config, self._trigger)
-            lanes.append(Lane(config, self._spool, triggered, self._current_deployment, self._done))
+            lanes.append(Lane(config, self._spool, triggered, deployment, done, full_file=full))
         return tuple(lanes)
 
     def _new_tape(self) -> Tape:

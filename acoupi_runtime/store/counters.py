@@ -20,6 +20,11 @@ class Counters(Shelf):
         with self._database.writing(durable=False) as connection:
             count_in(connection, {name: amount})
 
+    def count_all(self, amounts: Mapping[str, int]) -> None:
+        """Add to several counters at once."""
+        with self._database.writing(durable=False) as connection:
+            count_in(connection, amounts)
+
     def counters(self) -> dict[str, int]:
         """All counters, by name."""
         with self._database.reading() as connection:

@@ -5,6 +5,7 @@ It asks whoever is at work: it never opens a microphone, and no list of files st
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from acoupi_runtime.home import Home
 from acoupi_runtime.programs import AcoupiProgram
 from acoupi_runtime.system import files
 from acoupi_runtime.system.supervise import holder_of
+from acoupi_runtime.tasks.board import Board
 
 if TYPE_CHECKING:
     from acoupi_runtime.store import Store
@@ -55,6 +57,7 @@ def status(home: Home, *, watch_frames: float | None = None, responding: bool = 
         "store": stored,
         "store_error": trouble,
         "disk": _disk(program, stored),
+        "board": dataclasses.asdict(Board.read()),
         "clock": {"synced": SystemClock().synced(), "now": now().isoformat()},
         "deployment": deployment,
     }

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from acoupi_runtime.audio.state import read_state
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.errors import AcoupiError, ProgramNotFoundError
 from acoupi_runtime.home import Home
@@ -28,6 +29,7 @@ from acoupi_runtime.programs import AcoupiProgram, AcoupiWorker
 from acoupi_runtime.system import files
 from acoupi_runtime.system.beat import Beat
 from acoupi_runtime.system.deployments import Current
+from acoupi_runtime.system.missed import Missed
 from acoupi_runtime.system.revival import Revival
 from acoupi_runtime.system.sending import HINTED_TASK, Hints, Sender
 from acoupi_runtime.system.supervise import (
@@ -156,6 +158,7 @@ class _Process:
         self._hints = Hints()
         self._consumer: Consumer | None = None
         self._current: Current | None = None
+        self._missed: Missed | None = None
         self._told = float("-inf")
         self._code = 0
 
@@ -209,6 +212,7 @@ class _Process:
             current = Current(store, files.wanted_deployment(self._home), self._program)
             current.begin()
             self._current = current
+            self._missed = Missed(store, lambda: read_state(self._home))
             recorder = Recorder(config, self._home, deployment=current, sink=filing, alive=self._alive)
             while not self._stop.is_set():
                 if current.running():
@@ -243,6 +247,8 @@ class _Process:
             look()
             if revival is not None:
                 revival.look()
+            if self._missed is not None:
+                self._missed.look()
             if self._current is not None and not self._current.running():
                 self._pause.set()
 

@@ -15,11 +15,11 @@ from acoupi_runtime.clock import Clock
 from acoupi_runtime.data import Message, Metric
 from acoupi_runtime.home import Home
 from acoupi_runtime.store import Store
+from acoupi_runtime.tasks.board import Board
 from acoupi_runtime.tasks.retention import Room, days_left
 
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 _NOTHING_KNOWN: dict[str, Any] = {"bytes_per_day": 0.0, "outbox": {}, "counters": {}}
-_THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 def heartbeat(
@@ -39,6 +39,7 @@ def heartbeat(
     summary = _NOTHING_KNOWN if store is None else store.summary()
     room = Room.at(recordings)
     recorder = read_state(home)
+    board = Board.read()
     troubles = [
         word
         for word, is_so in (
@@ -51,6 +52,7 @@ def heartbeat(
         )
         if is_so
     ]
+    troubles += board.troubles
     left = days_left(room, reserve, summary["bytes_per_day"])
     deployment = None if store is None else store.current_deployment()
     metrics = [
@@ -62,7 +64,7 @@ def heartbeat(
             *((("backlog", summary["backlog"], "recordings"),) if store is not None else ()),
             *((f"outbox_{name}", number, "messages") for name, number in summary["outbox"].items()),
             ("uptime", clock.steady(), "s"),
-            *_system_metrics(),
+            *_system_metrics(board),
         )
     ]
     content = {
@@ -86,9 +88,9 @@ def device_id() -> str:
         return f"{uuid.getnode():012x}"
 
 
-def _system_metrics() -> Iterator[tuple[str, float, str]]:
+def _system_metrics(board: Board) -> Iterator[tuple[str, float, str]]:
     yield "load", os.getloadavg()[0], "processes"
-    try:
-        yield "temperature", int(_THERMAL.read_text(encoding="ascii")) / 1000, "degC"
-    except (OSError, ValueError):  # not every machine has one
-        return
+    if board.temperature is not None:  # not every machine says it
+        yield "temperature", board.temperature, "degC"
+    if board.undervoltage is not None:
+        yield "undervoltage", float(board.undervoltage), "bool"

@@ -57,8 +57,9 @@ class Room:
 class Retention:
     """Knows what may be deleted, and when it must be."""
 
-    def __init__(self, store: Store, config: RetentionConfig, recordings: Path, clock: Clock) -> None:
+    def __init__(self, store: Store, config: RetentionConfig, recordings: Path, clock: Clock, full_file: Path) -> None:
         self._store = store
+        self._full_file = full_file
         self._config = config
         self._recordings = recordings
         self._clock = clock
@@ -74,7 +75,10 @@ class Retention:
         if self._config.max_age is not None:
             self._delete_older_than(wall - timedelta(days=self._config.max_age))
         if self._config.max_size is not None:
-            self._make_room("size", self._store.retained_bytes() - self._config.max_size * _GIGABYTE)
+            excess = self._store.retained_bytes() - self._config.max_size * _GIGABYTE
+            self._let_recorder_wait(is_full=self._make_room("size", excess) > 0)
+        else:
+            self._let_recorder_wait(is_full=False)
         room = Room.at(self._recordings)
         reserve = self._config.reserve * _MEGABYTE
         if room.missing_to(self._config.high_watermark) > 0 or room.free < 2 * reserve:
@@ -91,8 +95,16 @@ class Retention:
             logger.warning("program.retention.max_age waits until the clock is synchronised")
         self._doubts_clock = not self._clock.synced()
 
-    def _make_room(self, reason: str, size: float) -> None:
-        """Delete what may go, until `size` bytes are free."""
+    def _let_recorder_wait(self, *, is_full: bool) -> None:
+        """Say to the recorder, which looks only at the card, that recordings have all the room they were given."""
+        if is_full:
+            self._full_file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._full_file.touch()
+        else:
+            self._full_file.unlink(missing_ok=True)
+
+    def _make_room(self, reason: str, size: float) -> float:
+        """Delete what may go, until `size` bytes are free; returns what is still missing of that."""
         size -= self._delete(reason, uploaded_only=True, size=size)
         if size > 0 and self._config.when_full == "drop_oldest":
             size -= self._delete(reason, uploaded_only=False, size=size)
@@ -104,6 +116,7 @@ class Retention:
                 size / _MEGABYTE,
             )
         self._full = size > 0
+        return size
 
     def _delete(
         self, reason: str, *, uploaded_only: bool, before: datetime | None = None, size: float = float("inf")

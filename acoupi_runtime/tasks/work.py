@@ -107,7 +107,7 @@ class Work:
                     Processing(store, self._pipeline, self._config.processing, self._recordings),
                     Rescan(store, spool_dir(self._config), self._recordings, self._clock),
                     Sending(store, self._pipeline.messengers, self._messaging, self._clock),
-                    Retention(store, self._config.retention, self._recordings, self._clock),
+                    Retention(store, self._config.retention, self._recordings, self._clock, self._home.full_file),
                 )
             return self._opened
 
