@@ -108,6 +108,7 @@ class Storm:
         self._plan("full", self._fill, lambda: chance.expovariate(1 / FULL))
         self._plan("cut", self._cut, lambda: cut * chance.uniform(0.5, 1.5))
         end = time.monotonic() + seconds
+        self._plan("tell", self._tell, lambda: 60.0)
         while (now := time.monotonic()) < end:
             for name in [name for name, at in self._due.items() if at <= now]:
                 action, pause = self._actions[name]
@@ -141,6 +142,10 @@ class Storm:
         self._device.card.fill()
         self._faults["full"] += 1
         self._plan("room", self._make_room, lambda: self._chance.uniform(*FULL_FOR))
+
+    def _tell(self) -> None:
+        told = ", ".join(f"{name} {number}" for name, number in sorted(self._faults.items()))
+        print(f"{len(self._ledger.seen)} recordings; {told}", file=sys.stderr, flush=True)
 
     def _make_room(self) -> None:
         self._device.card.make_room()

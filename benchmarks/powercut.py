@@ -30,6 +30,9 @@ def why_not() -> str | None:
     missing = [name for name in ("mkfs.ext4", "losetup", "mount", "unshare") if _find(name) is None]
     if missing:
         return f"{', '.join(missing)} is not installed"
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        return f"nothing can be mounted here: {tried.stderr.strip()}"
     found = subprocess.run(["losetup", "-f"], capture_output=True, text=True, check=False)
     if found.returncode or not Path(found.stdout.strip()).exists():
         return f"there is no free loop device: {found.stderr.strip() or found.stdout.strip()}"
