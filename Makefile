@@ -7,9 +7,10 @@ JOBS ?= $(shell nproc)
 BIN := .venv/bin
 SCRIPTS := .ci/run $(wildcard .ci/*.sh) tests/sensors/power.sh tests/sensors/rootfs/usr/local/sbin/sensor-microphone
 
-.PHONY: test check format demo picture wheel lock packages clean
+.PHONY: test check format prove-tests chaos demo picture wheel lock packages clean
 
-test: packages .venv/ready ## every test, in parallel
+test: packages .venv/ready ## every test, in parallel; as root, the sensors' image is built before the clocks run
+	@test "$$(id -u)" != 0 || $(BIN)/python -m tests.sensors build || true
 	$(BIN)/pytest --quiet --numprocesses=$(JOBS) --durations=15 $(ARGS)
 
 check: packages .venv/ready ## format, lint, types, import contracts, scripts
@@ -22,6 +23,12 @@ check: packages .venv/ready ## format, lint, types, import contracts, scripts
 format: .venv/ready ## let ruff format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
+
+prove-tests: packages .venv/ready ## take away one behaviour at a time and see its test fail (ROWS="31 44" for some)
+	$(BIN)/python -m tests.prove $(ROWS)
+
+chaos: packages .venv/ready ## as root: kill and flush a sensor's processes, fill its card, cut its power; lose nothing (ARGS="--seconds 60")
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 demo: packages .venv/ready ## provision sensors on this machine and watch them record
 	$(BIN)/acoupi-fleet demo

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.sensors import machine
+from tests.sensors.image import open_image
 from tests.sensors.rig import LOCK, RIGS, Rig, sweep
 from tests.sensors.sensor import Sensor
 
@@ -22,6 +23,10 @@ def main() -> int:
     if (reason := machine.why_not()) is not None:
         print(reason, file=sys.stderr)
         return 1
+    if words.verb == "build":
+        _, held = open_image()
+        os.close(held)
+        return 0
     if words.verb == "down":
         return down(words.rig)
     rig = Rig.named(words.rig)
@@ -35,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--rig", default="people", metavar="NAME", help="rigs of different names know nothing of each other"
     )
     verbs = top.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("build", help="build the image, if it is not there")
     up = verbs.add_parser("up", help="let sensors 1 to N run, and print them as an inventory")
     up.add_argument("count", type=int, metavar="N")
     up.add_argument("--image", choices=("full", "bare"), default="full", help="bare: no Redis, PortAudio and venv")

@@ -81,7 +81,8 @@ def open_image() -> tuple[Path, int]:
 
 def _remove_unused(images: Path, keep: str) -> None:
     """Remove the images of older recipes that no sensor runs on and nobody is about to make a sensor of."""
-    used = {Path(json.loads(made.read_text())["image"]).name for made in STATE.glob("rigs/*/*/made.json")}
+    made = [path.read_text() for path in STATE.glob("rigs/*/*/made.json")]
+    used = {Path(json.loads(text)["image"]).name for text in made if text}
     for other in images.glob("*.lock"):
         if other.stem not in used | {keep} and (held := lock(other, wait=False)) is not None:
             shutil.rmtree(images / other.stem, ignore_errors=True)

@@ -55,6 +55,11 @@ class Sensor:
         return f"10.77.0.{10 + self.number}"
 
     @property
+    def _hardware_address(self) -> str:
+        """The same for every sensor at this address: the workstation would ask in vain for the one before."""
+        return f"02:00:0a:4d:00:{10 + self.number:02x}"
+
+    @property
     def root(self) -> Path:
         """Its disk, as seen from here, whether it is on or off; without what it keeps in memory (/run, /tmp)."""
         return self.folder / "root"
@@ -121,7 +126,7 @@ class Sensor:
         machine.run(
             [
                 *("ip", "link", "add", self.name, "netns", self.network.workstation),
-                *("type", "veth", "peer", "name", "eth0", "netns", self._namespace),
+                *("type", "veth", "peer", "name", "eth0", "address", self._hardware_address, "netns", self._namespace),
             ]
         )
         machine.run([*outside, "link", "set", self.name, "master", "lan", "up"])
@@ -138,8 +143,9 @@ class Sensor:
         machine.remove_cgroups(self._unique)
         self._forget_container()
         known = self.network.known_hosts  # the next sensor at this address is another one, with another key
-        kept = [line for line in known.read_text().splitlines(keepends=True) if line.split()[:1] != [self.address]]
-        known.write_text("".join(kept))
+        if known.exists():
+            lines = known.read_text().splitlines(keepends=True)
+            known.write_text("".join(line for line in lines if line.split()[:1] != [self.address]))
         shutil.rmtree(self.folder)
 
     def _forget_container(self) -> None:
@@ -190,7 +196,7 @@ class Sensor:
         def state() -> str | None:
             if not self.is_on:
                 raise AssertionError(f"{self.name} did not boot:\n{self.console()}")
-            words = self.run("systemctl is-system-running --wait", check=False).stdout.strip()
+            words = self._answer("systemctl is-system-running --wait")
             return words if words in {"running", "degraded"} else None
 
         return wait_until(state, PATIENCE, f"{self.name} to boot") or ""
@@ -213,13 +219,21 @@ class Sensor:
     def reboot(self) -> None:
         """Let it reboot as a person would, and wait until the new system has booted."""
         before = self.boot_id()
-        self.run("sudo systemctl reboot", check=False)  # the connection may be cut before the command says it was done
+        self._answer("sudo systemctl reboot")  # the connection may be cut before the command says it was done
         wait_until(lambda: self.boot_id() not in {"", before}, PATIENCE, f"{self.name} to boot again")
         self.wait_until_ready()
 
     def boot_id(self) -> str:
         """Return the running system's identity, or nothing while it does not answer."""
-        return self.run("cat /proc/sys/kernel/random/boot_id", check=False).stdout.strip()
+        return self._answer("cat /proc/sys/kernel/random/boot_id")
+
+    def _answer(self, command: str) -> str:
+        """Return what a command printed, or nothing where it failed or nobody answered."""
+        try:
+            done = self.run(command, check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            return ""
+        return done.stdout.strip() if done.returncode in {0, 1} else ""  # 1: it ran, `degraded`
 
     # --- cable ---
 
@@ -236,7 +250,13 @@ class Sensor:
     def ssh_command(self, *words: str) -> list[str | Path]:
         """Return the command of OpenSSH's own client that logs in as the user pi, who has sudo."""
         options = [f"-oUserKnownHostsFile={self.network.known_hosts}", "-oStrictHostKeyChecking=yes", "-oBatchMode=yes"]
-        options += ["-oIdentitiesOnly=yes", "-oLogLevel=ERROR", "-oConnectTimeout=10", f"-i{self.network.identity}"]
+        options += [
+            "-oIdentitiesOnly=yes",
+            "-oLogLevel=ERROR",
+            "-oConnectTimeout=10",
+            "-oServerAliveInterval=15",
+            f"-i{self.network.identity}",
+        ]
         return self.network.command("ssh", "-F", "none", *options, f"pi@{self.address}", *words)
 
     def run(
