@@ -39,8 +39,11 @@ class Trip:
         self.log = folder / "archive.log"
         self.inventory = folder / "sensors.ini"
         self.names = folder / "hosts"
-        self.names.write_text(f"127.0.0.1 localhost\n{ADDRESS} archive.test\n")
+        self.name(ADDRESS)
         self.write(**SETTINGS)
+
+    def name(self, address: str) -> None:
+        self.names.write_text(f"127.0.0.1 localhost\n{address} archive.test\n")
 
     def write(self, **settings: object) -> None:
         self.inventory.write_text(self.sensor.inventory_line(**settings) + "\n")
@@ -104,6 +107,14 @@ def test_apt_on_a_sensor_without_internet_uses_the_workstations_connection_and_k
     asked = trip.fleet("provision", "--check")
     assert asked.returncode == 3, asked.stdout + asked.stderr
     assert "install packages libportaudio2 redis-server (apt through this computer's connection)" in asked.stdout
+
+    # What the workstation cannot or must not reach is told in apt's own line.
+    trip.name("127.0.0.1")
+    astray = trip.fleet("provision")
+    assert astray.returncode == 2, astray.stdout + astray.stderr
+    assert "403  127.0.0.1 is the workstation itself" in astray.stdout
+    assert "let this computer reach what apt names" in astray.stdout
+    trip.name(ADDRESS)
 
     done = trip.fleet("provision")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -33,17 +33,21 @@ def install(call: Any, layout: Layout, names: list[str], proxy: str | None) -> N
     if quiet:
         # A mask in /run is gone after a reboot whatever happens to us, and keeps the package from starting its service.
         system.must(system.systemctl(layout, "mask", "--runtime", BROKER + ".service"), "systemctl mask")
+    reason = ""
     try:
         said = apt(call, ["install", *names], proxy)
         if said.code != 0:
             call.say("progress", text="apt: reading the lists of packages")
-            apt(call, ["update"], proxy)
+            reason = apt(
+                call, ["update"], proxy
+            ).err  # without lists, `install` only says that it knows no such package
             said = apt(call, ["install", *names], proxy)
     finally:
         if quiet:
             system.systemctl(layout, "unmask", "--runtime", BROKER + ".service")
     if said.code != 0:
         words = " ".join(names)
+        reason = ": ".join(filter(None, (said.reason, reason)))
         connect = (
             "let this computer reach what apt names, or connect the sensor to the internet and write apt_via=device"
             if proxy
@@ -51,7 +55,7 @@ def install(call: Any, layout: Layout, names: list[str], proxy: str | None) -> N
             "write apt_via=workstation to let its apt use this computer's connection"
         )
         raise Refusal(
-            f"missing packages: {words}; apt cannot install them here ({said.reason}); {connect}, or carry them there: "
+            f"missing packages: {words}; apt cannot install them here ({reason}); {connect}, or carry them there: "
             "`apt-get download` them and what they need elsewhere and `sudo apt-get install ./*.deb` on the sensor"
         )
     if quiet:
@@ -92,5 +96,5 @@ def apt(call: Any, words: list[str], proxy: str | None) -> system.Answer:
         code = process.wait()
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").splitlines()
-    errors = [line[3:] for line in lines if line.startswith("E: ")]
+    errors = [line[3:] for line in lines if line.startswith(("E: ", "W: Failed to fetch "))]
     return system.Answer(code, "\n".join(lines), "\n".join(errors[:1]))
