@@ -31,7 +31,10 @@ fi
 
 echo "installing ${missing[*]}"
 .ci/again.sh 3 10 "${apt_get[@]}" update || echo "apt-get update failed; trying with the lists that are here" >&2
-.ci/again.sh 3 30 "${apt_get[@]}" install --no-install-recommends "${missing[@]}"
+# What apt and dpkg tell of each package is of interest only where it failed.
+log=$(mktemp)
+.ci/again.sh 3 30 "${apt_get[@]}" install --no-install-recommends "${missing[@]}" >"$log" || { cat "$log" >&2; rm -f "$log"; exit 1; }
+rm -f "$log"
 
 if [ -d /run/systemd/system ]; then
   for pair in redis-server=redis-server.service openssh-server=ssh.service; do
