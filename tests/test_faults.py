@@ -287,6 +287,18 @@ def test_what_the_recorder_missed_is_counted_for_good(tmp_path: Path) -> None:
     assert store.counters()["lost_seconds"] == 6, "another process begins anew"
 
 
+def test_a_sensor_counts_by_itself_that_its_microphone_is_gone(tmp_path: Path) -> None:
+    with sensor(tmp_path, "default", listening_values(tmp_path, tmp_path / "none.wav")) as made:
+        made.start_redis()
+        made.start("worker", "recording")
+
+        def counted() -> bool:
+            seen = made.status()["store"]
+            return seen is not None and seen["counters"].get("microphone_gone") == 1
+
+        wait_until(counted, PATIENCE, f"it to be counted; {made.errors()}")
+
+
 def test_what_was_missed_while_the_store_takes_nothing_is_counted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def another_process(sensor: Sensor, unit: str, pid: str) -> str | None:
 
 
 def test_a_recorder_that_hangs_is_ended_by_the_watchdog_and_records_again(sensor: Sensor) -> None:
-    hurry(sensor, RECORDER, "WatchdogSec=12", "TimeoutAbortSec=2")
+    hurry(sensor, RECORDER, "WatchdogSec=20", "TimeoutAbortSec=2")
     sensor.ssh(f"sudo systemctl restart {RECORDER}")
     records_again(sensor)
     pid = shown(sensor, RECORDER, "MainPID")
@@ -85,7 +85,10 @@ def test_a_recorder_that_is_killed_again_and_again_is_never_given_up(sensor: Sen
     sensor.ssh(f"sudo systemctl restart {RECORDER}")
     kill = f"""
     for n in $(seq {MORE_THAN_SYSTEMD_ALLOWS}); do
-        while pid=$(systemctl show --property=MainPID --value {RECORDER}); [ "$pid" = 0 ]; do sleep 0.05; done
+        while pid=$(systemctl show --property=MainPID --value {RECORDER}); [ "$pid" = 0 ]; do
+            systemctl is-failed --quiet {RECORDER} && exit 1
+            sleep 0.05
+        done
         sudo kill -9 "$pid"
         while [ "$(systemctl show --property=MainPID --value {RECORDER})" = "$pid" ]; do sleep 0.05; done
     done

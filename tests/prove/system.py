@@ -160,6 +160,20 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(
         33,
+        f"{SYSTEM}/worker.py",
+        "                self._missed.look()\n",
+        "                pass\n",
+        f"{FAULTS}::test_a_sensor_counts_by_itself_that_its_microphone_is_gone",
+    ),
+    Change(
+        35,
+        f"{UNITS}/acoupi-worker@recording.service.j2",
+        "StartLimitIntervalSec=0\n",
+        "",
+        "tests/test_sensor_faults.py::test_a_recorder_that_is_killed_again_and_again_is_never_given_up",
+    ),
+    Change(
+        33,
         f"{SYSTEM}/missed.py",
         '            self._tally["microphone_gone_seconds"] += round(state.boottime) - round(last.boottime)\n',
         "            pass\n",
