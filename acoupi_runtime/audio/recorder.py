@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
 _SOON = 0.05
-"""Seconds between two looks when a recording is about to end."""
+"""Seconds between two looks when a recording is about to end, or the first sound is to come."""
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between two looks for a missing microphone; the last one stands for ever."""
 _STALLED_AFTER = 4.0
@@ -104,6 +104,7 @@ class Recorder:
         self._meter = _Meter(config.recording.bits, config.microphone.audio_channels, None)
         self._failing: set[str] = set()
         self._written = float("-inf")
+        self._starting = False
 
     def run(self, stop: threading.Event) -> None:
         """Record until `stop` is set; then close the current files, whole.
@@ -239,6 +240,8 @@ class Recorder:
             lane.advance(tape, self._clock.steady())
 
     def _pause(self, tape: Tape) -> float:
+        if not tape.head:
+            return _SOON  # that sound comes is what a start is waited for
         ends = [lane.until for lane in self._lanes if lane.recording and lane.until is not None]
         left = min(((end - tape.head) / tape.samplerate for end in ends), default=_LOOK_EVERY)
         return min(_LOOK_EVERY, self._config.recording.buffer / 4, max(_SOON, left))
@@ -251,9 +254,9 @@ class Recorder:
 
     def _report(self, state: Situation, detail: str, open_: tuple[Stream, Tape] | None) -> None:
         now = self._clock.steady()
-        if now - self._written < _LOOK_EVERY / 2:
+        if now - self._written < _LOOK_EVERY / 2 and not self._starting:
             return
-        self._written = now
+        self._written, self._starting = now, state == "starting"
         stream, tape = open_ or (None, None)
         level = self._meter.restart()
         microphone = self._config.microphone
