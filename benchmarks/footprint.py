@@ -1,9 +1,10 @@
-"""footprint: memory, processor time and readiness of a sensor's processes, Redis included, in three set-ups.
+"""footprint: memory, processor time and readiness of a sensor's processes, Redis included, beside the reference's.
 
-    python benchmarks/footprint.py [--seconds 60] [--json] [--setup separate ...]
+    python -m benchmarks.footprint [--seconds 60] [--repeat 3] [--json] [--setup separate ...] [--source file ...]
 
 Memory is PSS as on a device that runs nothing else, after the first recordings have been filed. Processor
-time is that of all threads, in percent of one core. The microphone is a file: sounddevice and ALSA come on top.
+time is that of all threads, in percent of one core. The microphone is a file, or a virtual sound card behind PortAudio,
+ALSA and the PulseAudio plugin, which a real card does not need. The reference system has that one only.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import contextlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from acoupi_runtime.programs import load_program_class
 from acoupi_runtime.store import Store
 from acoupi_runtime.system.setup import setup_program
 from acoupi_runtime.system.status import responding_workers
+from benchmarks import reference
+from benchmarks.soundcard import NAME, sound_card, why_not
 
 SETUPS: dict[str, tuple[str, dict[str, Any], float]] = {
     "separate": ("default", {}, 110),
@@ -39,6 +43,10 @@ SETUPS: dict[str, tuple[str, dict[str, Any], float]] = {
     "shared": ("default", {"isolation": "shared"}, 80),
 }
 """Program, configuration, and the MiB it may take."""
+SOURCES = ("file", "microphone")
+REFERENCE = {"separate": 202.0, "separate, detector": 268.0}
+"""MiB that the reference system was once measured to take, for where it cannot be measured here."""
+RATE = 48_000
 ALL_DAY = {"schedule_start": "00:00", "schedule_end": "00:00"}
 PATIENCE = 120.0
 
@@ -78,11 +86,11 @@ def noise(path: Path, seconds: int = 20) -> Path:
     return path
 
 
-def setup(root: Path, name: str, **recording: Any) -> Home:
+def setup(root: Path, name: str, device: str | None = None, **recording: Any) -> Home:
     """Write a home for a set-up."""
     program, values, _ = SETUPS[name]
     values = values | {
-        "microphone": {"device_name": f"file:{root / 'noise.wav'}"},
+        "microphone": {"device_name": device or f"file:{root / 'noise.wav'}"},
         "recording": recording,
         "paths": {"recordings": str(root / "recordings"), "db_metadata": str(root / "store.db")},
     }
@@ -92,7 +100,7 @@ def setup(root: Path, name: str, **recording: Any) -> Home:
 
 
 @contextlib.contextmanager
-def running(home: Home, names: list[str]) -> Iterator[dict[str, int]]:
+def running(home: Home, names: list[str], environment: Mapping[str, str]) -> Iterator[dict[str, int]]:
     """Run Redis and the workers as their units do; their processes by name."""
     redis = ["redis-server", str(home.config_dir / "redis.conf"), "--unixsocket", str(home.redis_socket)]
     script = str(home.bin_dir / "acoupi-workers-start.sh")
@@ -100,7 +108,7 @@ def running(home: Home, names: list[str]) -> Iterator[dict[str, int]]:
 
         def start(command: list[str], name: str) -> int:
             with (home.root / f"{name}.err").open("ab") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(home.root)})
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             stack.callback(process.wait)
             stack.callback(process.terminate)
             return process.pid
@@ -145,17 +153,21 @@ def cpu(pids: dict[str, int], seconds: float) -> dict[str, float]:
     return {name: (spent(pid) - before[name]) / took / 1e7 for name, pid in pids.items()}
 
 
-def measure(name: str, seconds: float) -> Figures:
+def measure(name: str, source: str, seconds: float) -> Figures:
     """Measure one set-up."""
     program, values, limit = SETUPS[name]
     found = load_program_class(program)
     names = list(found.get_worker_config(found.config_schema.model_validate(values)).names)
-    with tempfile.TemporaryDirectory(prefix="acoupi-") as folder:
+    with tempfile.TemporaryDirectory(prefix="acoupi-") as folder, contextlib.ExitStack() as stack:
         root = Path(folder)
-        noise(root / "noise.wav")
-        home = setup(root, name, duration=3, interval=10, **ALL_DAY)
+        wav = noise(root / "noise.wav")
+        environment = {**os.environ, "HOME": str(root)}
+        device = None
+        if source == "microphone":
+            environment, device = stack.enter_context(sound_card(RATE, wav)), NAME
+        home = setup(root, name, device, duration=3, interval=10, **ALL_DAY)
         begun = time.monotonic()
-        with running(home, names) as pids:
+        with running(home, names, environment) as pids:
             opened = wait(lambda: (state := read_state(home)) and state.frames, "the microphone") - begun
             answered = wait(lambda: responding_workers(home, names) == names, "the workers") - begun
             with contextlib.closing(Store.open(root / "store.db")) as store:
@@ -165,38 +177,88 @@ def measure(name: str, seconds: float) -> Figures:
                 )
             memory = pss(pids)
             busy = cpu(pids, seconds)
-        home = setup(root, name, duration=3, interval=10, schedule_start="00:00", schedule_end="00:01")
-        with running(home, names) as pids:
+        # A minute of the day that is long over, or far ahead.
+        away = {"schedule_start": "03:00", "schedule_end": "03:01"}
+        home = setup(root, name, device, duration=3, interval=10, **away)
+        with running(home, names, environment) as pids:
             wait(lambda: responding_workers(home, names) == names, "the workers")
             time.sleep(5)  # what a start does is over
             idle = cpu(pids, seconds)
     return Figures(memory, limit, opened, answered, busy, idle)
 
 
+def measure_reference(seconds: float) -> Figures:
+    """Measure the reference system, which records and files as our `separate` does."""
+    with tempfile.TemporaryDirectory(prefix="acoupi-") as folder:
+        root = Path(folder)
+        with (
+            sound_card(RATE, noise(root / "noise.wav")) as environment,
+            reference.running(root, environment) as (pids, ready),
+        ):
+            wait(lambda: reference.recordings(root) >= 2, "two recordings of the reference system")
+            memory = pss(pids)
+            busy = cpu(pids, seconds)
+    return Figures(memory, REFERENCE["separate"], ready, ready, busy, {})
+
+
+def median(runs: list[Figures]) -> Figures:
+    """The median of each figure."""
+
+    def of(parts: list[dict[str, float]]) -> dict[str, float]:
+        return {name: statistics.median(part[name] for part in parts) for name in parts[0]}
+
+    return Figures(
+        of([each.pss for each in runs]),
+        runs[0].limit,
+        statistics.median(each.microphone_open for each in runs),
+        statistics.median(each.workers_answer for each in runs),
+        of([each.recording for each in runs]),
+        of([each.window_closed for each in runs]),
+    )
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description="Memory, processor time and readiness of a sensor's processes.")
     parser.add_argument("--seconds", type=float, default=60, help="over which processor time is measured")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the medians are printed")
     parser.add_argument("--setup", choices=list(SETUPS), action="append")
+    parser.add_argument("--source", choices=SOURCES, action="append")
+    parser.add_argument("--no-reference", action="store_true", help="do not install and measure the reference system")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    results = {name: measure(name, arguments.seconds) for name in arguments.setup or SETUPS}
-    if arguments.json:
-        json.dump(
-            {name: asdict(figures) | {"total": figures.total} for name, figures in results.items()},
-            sys.stdout,
-            indent=2,
-        )
+    asked = parser.parse_args()
+    sources, missing = asked.source or list(SOURCES), why_not()
+    if missing is not None:
+        print(f"without a virtual sound card: {missing}", file=sys.stderr)
+        sources = [source for source in sources if source == "file"]
+    beside = "not asked for" if asked.no_reference else missing or reference.install()
+    if beside is not None:
+        print(f"without the reference system: {beside}", file=sys.stderr)
+    runs: dict[str, list[Figures]] = {}
+    for _ in range(asked.repeat):  # in turns: a machine that becomes busy slows all of them
+        for name in asked.setup or SETUPS:
+            for source in sources:
+                runs.setdefault(f"{name}, {source}", []).append(measure(name, source, asked.seconds))
+        if beside is None:
+            runs.setdefault("reference system, microphone", []).append(measure_reference(asked.seconds))
+    results = {name: median(each) for name, each in runs.items()}
+    if asked.json:
+        json.dump({name: asdict(each) | {"total": each.total} for name, each in results.items()}, sys.stdout, indent=2)
         return
-    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| set-up | PSS, MiB | each | at most | open after, s | answer after, s | recording, % | window closed, % |")
-    print("|---|---|---|---|---|---|---|---|")
+    load = os.getloadavg()[0]
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, load {load:.1f}\n")
+    print("| set-up | PSS, MiB | each | at most | of the reference | open, s | answer, s | recording, % | closed, % |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    measured = results.get("reference system, microphone")
     for name, each in results.items():
         parts = ", ".join(f"{part} {value:.1f}" for part, value in each.pss.items())
         busy, idle = sum(each.recording.values()), sum(each.window_closed.values())
+        whole = REFERENCE["separate, detector" if "detector" in name else "separate"]
+        if measured is not None and "detector" not in name:
+            whole = measured.total
         print(
-            f"| {name} | {each.total:.1f} | {parts} | {each.limit:g} | {each.microphone_open:.2f} "
-            f"| {each.workers_answer:.2f} | {busy:.2f} | {idle:.2f} |"
+            f"| {name} | {each.total:.1f} | {parts} | {each.limit:g} | {each.total / whole:.2f} x {whole:.0f} "
+            f"| {each.microphone_open:.2f} | {each.workers_answer:.2f} | {busy:.2f} | {idle:.2f} |"
         )
     for name, each in results.items():
         for what in ("recording", "window_closed"):
