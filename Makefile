@@ -13,6 +13,9 @@ test: packages .venv/ready ## every test, in parallel; as root, the sensors' ima
 	@test "$$(id -u)" != 0 || $(BIN)/python -m tests.sensors build || true
 	$(BIN)/pytest --quiet --numprocesses=$(JOBS) --durations=15 $(ARGS)
 
+bench: packages .venv/ready ## measure it, beside the reference system; docs/performance.md says how long each takes
+	for each in store latency footprint capture; do echo "== $$each"; $(BIN)/python -m benchmarks.$$each || exit 1; done
+
 check: packages .venv/ready ## format, lint, types, import contracts, scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

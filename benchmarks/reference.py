@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.soundcard import NAME
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACE = ROOT / ".venv-reference"
+PLACE = ROOT / ".venv/reference"
 PACKAGES = ("acoupi==0.8.0", "redis>=6.1,<7", "packaging")
 """It, what it needs to speak with Redis, and what kombu forgets to ask for."""
 WORKERS = ("recording", "default")
