@@ -69,10 +69,24 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def both(action: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and on a processor: on a busy machine, the first says more of the others than of us."""
+    began = time.process_time()
+    took = seconds(action)
+    return took, time.process_time() - began
+
+
+def rate(number: int, spent: list[tuple[float, float]]) -> str:
+    """How many a second, in the median of several rounds."""
+    clock, processor = (number / statistics.median(column) for column in zip(*spent, strict=True))
+    return f"{clock:,.0f} /s ({processor:,.0f} /s of processor time)"
+
+
 def bare_database(path: Path) -> sqlite3.Connection:
     bare = sqlite3.connect(path, isolation_level=None)
     bare.executescript(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;CREATE TABLE recording (id INTEGER PRIMARY KEY, content TEXT)"
+        "PRAGMA page_size=1024; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+        "CREATE TABLE recording (id INTEGER PRIMARY KEY, content TEXT)"
     )
     return bare
 
@@ -191,18 +205,18 @@ def figures(folder: Path) -> Iterator[tuple[str, str, str]]:
         f"{ratio:.2f} x bare ({theirs * 1e6:.0f} µs; <= 1.3)",
     )
 
-    rates = []
+    spent = []
     for _ in range(ROUNDS):
         made = described(folder, 5000)
-        rates.append(len(made) / seconds(lambda made=made: store.add_recordings(made)))
-    yield "recordings, in batches", f"{statistics.median(rates):,.0f} /s", ">= 20,000"
+        spent.append(both(lambda made=made: store.add_recordings(made)))
+    yield "recordings, in batches", rate(5000, spent), ">= 20,000"
 
-    rates = []
+    spent = []
     for _ in range(ROUNDS):
         outputs = [heard(recording) for recording, _ in described(folder, 1000)]
         store.add_recordings([(output.recording, described(folder, 1)[0][1]) for output in outputs])
-        rates.append(len(outputs) / seconds(lambda outputs=outputs: store.add_model_outputs(outputs)))
-    yield "model outputs (5 x 5), in batches", f"{statistics.median(rates):,.0f} /s", ">= 5,000"
+        spent.append(both(lambda outputs=outputs: store.add_model_outputs(outputs)))
+    yield "model outputs (5 x 5), in batches", rate(1000, spent), ">= 5,000"
     store.close()
     bare.close()
 
@@ -219,8 +233,8 @@ def figures(folder: Path) -> Iterator[tuple[str, str, str]]:
     done = subprocess.run(
         [sys.executable, "-c", BACKLOG, root, folder, "50000"], capture_output=True, text=True, check=True, cwd=root
     )
-    grown, spent = done.stdout.split()
-    yield "backlog of 50,000 messages", f"+{int(grown) / 1024:.1f} MiB", f"< 10 MB, in {float(spent):.1f} s"
+    grown, took = done.stdout.split()
+    yield "backlog of 50,000 messages", f"+{int(grown) / 1024:.1f} MiB", f"< 10 MB, in {float(took):.1f} s"
 
 
 def main() -> None:
