@@ -1,13 +1,16 @@
 #!/bin/bash
-# Installs those of .ci/packages that are missing; where that is not allowed, says which line would do it.
+# Installs those of .ci/packages that are missing, with CI=true also of .ci/packages-ci; where that is not allowed, says
+# which line would do it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+lists=(.ci/packages)
+[ "${CI:-}" != true ] || lists+=(.ci/packages-ci)
 missing=()
 while read -r package; do
   status=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
   [ "$status" = installed ] || missing+=("$package")
-done < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' .ci/packages)
+done < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "${lists[@]}")
 "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
@@ -31,9 +34,9 @@ fi
 
 echo "installing ${missing[*]}"
 .ci/again.sh 3 10 "${apt_get[@]}" update || echo "apt-get update failed; trying with the lists that are here" >&2
-# What apt and dpkg tell of each package is of interest only where it failed.
+# Nothing of a person's is removed for ours. What apt and dpkg tell of each package is of interest only where it failed.
 log=$(mktemp)
-.ci/again.sh 3 30 "${apt_get[@]}" install --no-install-recommends "${missing[@]}" >"$log" || { cat "$log" >&2; rm -f "$log"; exit 1; }
+.ci/again.sh 3 30 "${apt_get[@]}" install --no-remove --no-install-recommends "${missing[@]}" >"$log" || { cat "$log" >&2; rm -f "$log"; exit 1; }
 rm -f "$log"
 
 if [ -d /run/systemd/system ]; then
