@@ -281,21 +281,39 @@ def test_the_port_on_the_device_leads_here_while_it_is_lent_and_no_longer(
     sshd: SshServer, archive: Server, tmp_path: Path
 ) -> None:
     serve = functools.partial(tunnel.serve, reach=archive.reach)
-    with talking(sshd, tmp_path) as session:
-        with session.lend(serve) as port, contextlib.ExitStack() as idle:
-            device = HTTPConnection("127.0.0.1", port, timeout=60)  # this computer is the device, too
+    with talking(sshd, tmp_path) as session, contextlib.ExitStack() as open_ones:
+        with session.lend(serve) as port:
+            # This computer is the device, too.
+            device = open_ones.enter_context(contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=60)))
             answer, body = ask(device, "GET", "http://deb.test/redis.deb", Host="deb.test")
             assert (answer.status, body == PACKAGE) == (200, True)
-            others = [idle.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(40)]
+            others = [open_ones.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(40)]
             # There is an end to how many are served at once.
             refused = wait_until(lambda: [other for other in others if closed(other)], 60, "the last ones to be closed")
             assert len(refused) < len(others)
         assert device.sock.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=60)
-        said = session.ask("run", {"scope": "user", "argv": ["echo", "on"], "as_service": False, "timeout": 60})
-        assert said["out"] == "on\n", "and the conversation goes on"
-        device.close()
+
+
+def test_whoever_comes_when_it_ends_does_not_end_the_conversation(sshd: SshServer, tmp_path: Path) -> None:
+    words = {"scope": "user", "argv": ["echo", "on"], "as_service": False, "timeout": 60}
+
+    def come(port: int, came: threading.Event) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as guests:
+            for _ in range(200):
+                guests.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+                came.set()
+
+    with talking(sshd, tmp_path) as session:
+        for _ in range(10):
+            came = threading.Event()
+            with session.lend(tunnel.serve) as port:
+                guest = threading.Thread(target=come, args=(port, came))
+                guest.start()
+                assert came.wait(60)
+            guest.join()
+            assert session.ask("run", words)["out"] == "on\n"
 
 
 def closed(guest: socket.socket) -> bool:

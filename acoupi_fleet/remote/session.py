@@ -221,10 +221,11 @@ class Session:
         """
         transport = self._channel.get_transport()
         guests: list[Any] = []
+        over = threading.Event()
 
         def welcome(guest: Any, *_: Any) -> None:  # paramiko's thread for the whole connection: it must not wait
             guests[:] = [other for other in guests if not other.closed]
-            if len(guests) == _MOST_GUESTS:
+            if over.is_set() or len(guests) == _MOST_GUESTS:
                 guest.close()
                 return
             guests.append(guest)
@@ -243,7 +244,9 @@ class Session:
         try:
             yield port
         finally:
-            transport.cancel_port_forward(_LOOPBACK, port)
+            over.set()
+            # paramiko's own cancel_port_forward takes the handler away first, and dies of a guest who comes meanwhile.
+            transport.global_request("cancel-tcpip-forward", (_LOOPBACK, port), wait=True)
             for guest in guests:
                 guest.close()
 
