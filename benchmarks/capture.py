@@ -3,7 +3,8 @@
     python -m benchmarks.capture --seconds 600
 
 Each row of the first table is a recorder as a process of its own, in real time, whose microphone is a file in which
-each frame is its own number (modulo 2^16). The second table is a day of simulated time, with a crystal that is off and
+each frame is its own number (modulo 2^16); or a virtual sound card behind PortAudio, for what that costs: what it hears
+is counted by `benchmarks.continuity`. The second table is a day of simulated time, with a crystal that is off and
 blocks that are late by chance.
 """
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from acoupi_runtime.audio.guano import read_guano
 from acoupi_runtime.audio.paths import spool_dir
 from acoupi_runtime.audio.state import RecorderState, read_state
 from acoupi_runtime.home import Home
+from benchmarks.soundcard import NAME, sound_card, why_not
 from tests.audio_rig import STEPS, Card, Kept, SimulatedClock, breaks, configured, counting_wav, samples, simulate
 
 ROOT = Path(__file__).parents[1]
@@ -61,17 +64,34 @@ def wait_for_sound(home: Home, process: subprocess.Popen[bytes]) -> RecorderStat
     raise SystemExit("the recorder ended at once")
 
 
-def record(folder: Path, rate: int, recording: dict[str, Any], seconds: float) -> str:
+def record(folder: Path, rate: int, recording: dict[str, Any], seconds: float, *, card: bool = False) -> str:
     """Run one recorder, and say what came of it."""
     sound = counting_wav(folder / "count.wav", rate)
-    microphone = {"device_name": f"file:{sound}", "samplerate": rate}
+    if not card:
+        return listen(folder, f"file:{sound}", rate, recording, seconds)
+    with sound_card(rate, sound) as environment:
+        return listen(folder, NAME, rate, recording, seconds, environment)
+
+
+def listen(
+    folder: Path,
+    device: str,
+    rate: int,
+    recording: dict[str, Any],
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run one recorder in this environment, with this microphone."""
+    microphone = {"device_name": device, "samplerate": rate}
     config = configured(folder, microphone=microphone, recording=recording)
     # It is afternoon here, so that the closed window does not open while this runs.
     config = config.model_copy(update={"timezone": "Etc/GMT-12" if time.gmtime().tm_hour < 12 else "UTC"})
     home = Home(folder / "home")
     home.config_dir.mkdir(parents=True)
     home.program_file.write_text(config.model_dump_json(), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-m", "tests.audio_process", str(home.root), "0"], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.audio_process", str(home.root), "0"], cwd=ROOT, env=environment
+    )
     try:
         wait_for_sound(home, process)
         before, began = cpu_seconds(process.pid), time.monotonic()
@@ -88,7 +108,7 @@ def record(folder: Path, rate: int, recording: dict[str, Any], seconds: float) -
     assert state is not None
     frames, torn, files = check(spool_dir(config), joined=bool(recording.get("continuous")))
     return (
-        f"{files} | {frames} | {torn} | {state.overflows} | {state.lost_seconds:g} | "
+        f"{files} | {frames} | {torn if environment is None else '-'} | {state.overflows} | {state.lost_seconds:g} | "
         f"{cpu:.2f} % | {memory:.1f} MiB | {1000 * ended:.0f} ms"
     )
 
@@ -137,6 +157,10 @@ def main() -> None:
     for name, rate, recording in ROWS:
         with tempfile.TemporaryDirectory() as folder:
             print(f"| {name} | {record(Path(folder), rate, recording, asked.seconds)} |", flush=True)
+    for rate in (48_000, 384_000) if why_not() is None else ():
+        with tempfile.TemporaryDirectory() as folder:
+            row = record(Path(folder), rate, WITHOUT_PAUSE, asked.seconds, card=True)
+            print(f"| {rate // 1000} kHz, without a pause, through PortAudio | {row} |", flush=True)
     print("\n| crystal | late by | recordings | worst time | worst start | measured |")
     print("|---|---|---|---|---|---|")
     for ppm, jitter in ((0.0, 0.0), (100.0, 0.002), (-180.0, 0.002)):
