@@ -888,4 +888,4 @@ def test_a_sensor_with_nothing_to_do_writes_next_to_nothing(make_bench: MakeBenc
     before = written()
     for _ in range(60):
         minute()
-    assert (written() - before) * 24 < 5_000_000  # a day of it
+    assert (written() - before) * 24 < 1_000_000  # a day of it
