@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from acoupi_fleet.report import Report
 from acoupi_fleet.status import judge
@@ -87,12 +88,17 @@ def test_another_user_reaches_neither_the_broker_nor_through_it_the_workers(open
         said = subprocess.run([sys.executable, "-c", connect, address], capture_output=True, text=True, check=True)
         assert said.stdout.strip() == "connected"
         assert as_nobody(connect, address).startswith("PermissionError")
+        with redis.Redis(unix_socket_path=str(address), decode_responses=True) as client:
+            found = client.config_get("port")
+            assert found == {"port": "0"}, "no port"
     finally:
         process.terminate()
         process.wait(60)
 
 
 def test_another_user_can_neither_plant_a_file_in_the_spool_nor_read_one(open_folder: Path) -> None:
+    (open_folder / "recordings").mkdir()
+    (open_folder / "recordings").chmod(0o755)  # a folder that was there before, and that everybody may look into
     spool = spool_dir(configured(open_folder))
     make_spool(spool)
     record(spool)
