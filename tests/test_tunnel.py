@@ -332,25 +332,40 @@ def test_a_server_that_allows_no_tunnel_is_told_in_one_line(sshd: SshServer, tmp
         assert "\n" not in str(refused.value)
 
 
+def with_verb(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Give the agent one more verb, `try`."""
+    text = f"from acoupi_fleet.device.layout import Refusal\n{code}\nagent.VERBS['try'] = verb\nagent.main()\n"
+    monkeypatch.setattr(conversation, "_LOADER", conversation._LOADER.replace("agent.main()\n", text))
+    monkeypatch.setattr(conversation, "agent_source", conversation.agent_source.__wrapped__)
+
+
 def test_a_device_is_heard_while_it_does_not_yet_take_what_is_sent(
     sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = f"""
-def slow(call):
+    code = f"""
+def verb(call):
     import pathlib, time
     call.say("go")
     call.say("progress", text="apt")
     while not pathlib.Path({str(tmp_path / "heard")!r}).exists():
         time.sleep(0.02)
     return {{"taken": len(call.take({1 << 25}))}}
-agent.VERBS["slow"] = slow
-agent.main()
 """
-    monkeypatch.setattr(conversation, "_LOADER", conversation._LOADER.replace("agent.main()\n", slow))
-    monkeypatch.setattr(conversation, "agent_source", conversation.agent_source.__wrapped__)
+    with_verb(monkeypatch, code)
     with talking(sshd, tmp_path) as session:
         session._channel.settimeout(20)
-        said = session.ask(
-            "slow", {}, body=lambda: iter([bytes(1 << 25)]), observe=lambda _: (tmp_path / "heard").touch()
-        )
+        heard = tmp_path / "heard"
+        said = session.ask("try", {}, body=lambda: iter([bytes(1 << 25)]), observe=lambda _: heard.touch())
         assert said == {"taken": 1 << 25}
+
+
+def test_a_device_that_refuses_in_the_middle_is_heard_and_the_rest_is_forgotten(
+    sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_verb(
+        monkeypatch, "def verb(call):\n    call.say('go')\n    call.take(1 << 20)\n    raise Refusal('full; free some')"
+    )
+    for _ in range(3):
+        with pytest.raises(HostError, match="full; free some"), talking(sshd, tmp_path) as session:
+            session.ask("try", {}, body=lambda: iter([bytes(1 << 18)] * 400))
+    wait_until(lambda: "delivery" not in [thread.name for thread in threading.enumerate()], 60, "the sending to end")

@@ -36,6 +36,8 @@ _NO_STATUS = -1
 _MOST_NOISE = 64 * 1024
 _MOST_GUESTS = 32
 _LOOPBACK = "127.0.0.1"
+_GONE = (OSError, EOFError, paramiko.SSHException)
+"""What a thread that sends sees when the connection is closed below it."""
 # Runs under any python3, so that an old one can say that it is old. Reads exactly what is announced: the rest is the
 # conversation.
 _BOOTSTRAP = (
@@ -223,13 +225,17 @@ class Session:
         guests: list[Any] = []
         over = threading.Event()
 
+        def attend(guest: Any) -> None:
+            with suppress(*_GONE):
+                serve(guest)
+
         def welcome(guest: Any, *_: Any) -> None:  # paramiko's thread for the whole connection: it must not wait
             guests[:] = [other for other in guests if not other.closed]
             if over.is_set() or len(guests) == _MOST_GUESTS:
                 guest.close()
                 return
             guests.append(guest)
-            threading.Thread(target=serve, args=(guest,), name="guest", daemon=True).start()
+            threading.Thread(target=attend, args=(guest,), name="guest", daemon=True).start()
 
         try:
             port = transport.request_port_forward(_LOOPBACK, 0, welcome)
@@ -246,9 +252,10 @@ class Session:
         finally:
             over.set()
             # paramiko's own cancel_port_forward takes the handler away first, and dies of a guest who comes meanwhile.
-            transport.global_request("cancel-tcpip-forward", (_LOOPBACK, port), wait=True)
-            for guest in guests:
-                guest.close()
+            with suppress(*_GONE):
+                transport.global_request("cancel-tcpip-forward", (_LOOPBACK, port), wait=True)
+                for guest in guests:
+                    guest.close()
 
     def _send(self, pieces: Iterable[bytes]) -> None:
         """Send, unless the device is gone: then what it said before it went is still to be read."""
@@ -267,18 +274,17 @@ class Session:
         the conversation.
         """
         whole = False
-        try:
-            for piece in pieces:
-                rest = piece
-                while rest:
-                    with suppress(TimeoutError):
-                        rest = rest[self._channel.send(rest) or len(rest) :]
-            whole = True
-        except OSError:
-            pass
-        finally:
-            if not whole:
-                self._channel.shutdown_write()
+        with suppress(*_GONE):
+            try:
+                for piece in pieces:
+                    rest = piece
+                    while rest:
+                        with suppress(TimeoutError):
+                            rest = rest[self._channel.send(rest) or len(rest) :]
+                whole = True
+            finally:
+                if not whole:
+                    self._channel.shutdown_write()
 
     def _next(self) -> dict[str, Any]:
         try:
