@@ -36,9 +36,11 @@ def sources() -> str | None:
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     if release.get("ID", "").strip('"') != "debian":
         return None
-    for name in ("sources.list.d/debian.sources", "sources.list"):
-        path = Path("/etc/apt") / name
-        if path.exists() and (text := path.read_text().strip()):
+    apt = Path("/etc/apt")
+    others = sorted(apt.glob("sources.list.d/*.sources"))  # whoever installed this machine chose the name
+    for path in (apt / "sources.list.d/debian.sources", apt / "sources.list", *others):
+        text = path.read_text().strip() if path.exists() else ""
+        if re.search(r"^(deb |URIs:)", text, re.MULTILINE) and release["VERSION_CODENAME"] in text:
             return re.sub(rf"\b{release['VERSION_CODENAME']}\b", "bookworm", text) + "\n"
     return None
 
