@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -43,7 +43,7 @@ RATE = 16_000
 PLACE = Deployment(name="soak")
 ROOM = 5_000_000
 """Bytes that recordings may take."""
-WARM = 0.25
+WARM = 0.5
 """Share of the time after which everything has been in use."""
 SAMPLES = 200
 HOUR = 3600.0
@@ -91,7 +91,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self._offset = datetime(2026, 6, 1, tzinfo=UTC).timestamp() - self.now
+        # A day ahead of the clock that notes acknowledgements: what is kept of messages for a day goes at once, so that
+        # the growth of the store is that which stays.
+        self._offset = (datetime.now(UTC) + timedelta(days=1)).timestamp() - self.now
         self.passed: Callable[[threading.Event], None] = lambda _: None
 
     def steady(self) -> float:
