@@ -43,4 +43,7 @@ if [ -d /run/systemd/system ]; then
   for pair in redis-server=redis-server.service openssh-server=ssh.service; do
     [[ " ${missing[*]} " != *" ${pair%=*} "* ]] || "${as_root[@]}" systemctl --quiet disable "${pair#*=}"
   done
+  if [[ " ${missing[*]} " == *" pulseaudio "* ]]; then
+    "${as_root[@]}" systemctl --quiet --global disable pulseaudio.service pulseaudio.socket
+  fi
 fi
