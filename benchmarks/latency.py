@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -41,7 +40,6 @@ from acoupi_runtime.system.sending import HINTED_TASK, Hints, Sender
 from acoupi_runtime.system.setup import setup_program
 from acoupi_runtime.system.status import responding_workers
 from acoupi_runtime.tasks.filing import Filing
-from acoupi_runtime.tasks.pipeline import Pipeline
 
 LIMIT = 0.025
 RATE, SECONDS = 48_000, 3
@@ -103,11 +101,9 @@ class Timed:
 class Program(Energy):
     """The energy program, timed."""
 
-    def pipeline(self, config: EnergyConfig) -> Pipeline:
-        """As it is, but for the clock around the model."""
-        pipeline = super().pipeline(config)
-        assert pipeline.model is not None
-        return replace(pipeline, model=Timed(pipeline.model))
+    def model(self, config: EnergyConfig) -> Model:
+        """As it is, but for the clock around it."""
+        return Timed(super().model(config))
 
 
 def measure(root: Path, number: int) -> tuple[list[float], list[float]]:

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import wave
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -203,4 +203,5 @@ def _pipeline(device: Device) -> Pipeline:
     """What the program does with a recording, as the ledger does it too."""
     config = device.config
     assert isinstance(config, EnergyConfig)
-    return EnergyProgram(config, device.home).pipeline(config)
+    program = EnergyProgram(config, device.home)
+    return replace(program.pipeline(config), model=program.model(config))

@@ -33,7 +33,6 @@ STORE = "var/lib/acoupi/storages/metadata.db"
 PROGRAM = f'''\
 """A program whose model is as large as those of birds and bats."""
 
-from dataclasses import replace
 
 from acoupi_runtime.programs.energy import Program as Energy
 
@@ -57,9 +56,8 @@ class Heavy:
 class Program(Energy):
     """The energy program, with weights."""
 
-    def pipeline(self, config):
-        pipeline = super().pipeline(config)
-        return replace(pipeline, model=Heavy(pipeline.model))
+    def model(self, config):
+        return Heavy(super().model(config))
 '''
 SETTINGS = """\
 {line}

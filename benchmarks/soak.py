@@ -145,7 +145,14 @@ class Sensor:
         program = EnergyProgram(config, Home(folder / "home"))
         program.setup(config)
         pipeline = program.pipeline(config)
-        self._work = Work(config, program.home, pipeline, messaging=config.messaging, clock=self._clock)
+        self._work = Work(
+            config,
+            program.home,
+            pipeline,
+            lambda: program.model(config),
+            messaging=config.messaging,
+            clock=self._clock,
+        )
         self._filing = Filing(self._work.store, hint=self._hint)
         schedules = {name: task.schedule for name, task in program.tasks.items() if task.schedule is not None}
         entries = [Entry(name, "", schedule) for name, schedule in schedules.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 WITH_SENSORS = re.compile(r"\b(make_sensor|rig|fleet)\b")  # what the source of a module with sensors has in it
 SENSOR_TIMEOUT = 1500  # the first of them may build the image, on a machine that is busy with all other tests
+
+
+# A shell starts what is in its background with Ctrl-C switched off, and children inherit that: tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class MakeSensor(Protocol):

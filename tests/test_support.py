@@ -81,5 +81,5 @@ def test_the_ssh_server_takes_its_open_logins_along(tmp_path: Path) -> None:
     sign = f"sleep 98765{os.getpid()}"
     with running_sshd(tmp_path) as server:
         server.ssh(f"nohup {sign} >/dev/null 2>&1 &")
-        assert processes_that_mention(sign.replace(" ", "\0"))
+        wait_until(lambda: processes_that_mention(sign.replace(" ", "\0")), 60, "the login's process to begin")
     wait_until(lambda: not processes_that_mention(sign.replace(" ", "\0")), 60, "the login's process to end")

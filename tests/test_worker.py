@@ -208,6 +208,32 @@ def test_one_process_does_all_where_memory_is_short(tmp_path: Path, tone: Path, 
         assert made.answering("recording")
 
 
+HEAVY = """
+import os
+from pathlib import Path
+from acoupi_runtime.programs.energy import Program as Energy
+
+class Program(Energy):
+    def model(self, config):
+        with (Path(config.paths.db_metadata).parent / "made-in").open("a") as made:
+            made.write(f"{os.getpid()}\\n")
+        return super().model(config)
+"""
+
+
+def test_only_the_worker_that_listens_has_the_model_and_it_has_it_before_the_first_recording(
+    tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with sensor(tmp_path, "heavy:Program", listening_values(tmp_path, tone)) as made:
+        made.up("processing")
+        assert (tmp_path / "made-in").read_text().split() == [str(made.processes["processing"].pid)]
+        made.up("recording")
+        more_kept(made, 1, "two recordings to be listened to")
+        assert (tmp_path / "made-in").read_text().split() == [str(made.processes["processing"].pid)]
+
+
 def test_a_place_that_changed_is_another_deployment(tmp_path: Path, tone: Path) -> None:
     with sensor(tmp_path, "default", listening_values(tmp_path, tone), deployment=DeploymentConfig(name="Oak")) as made:
         for name, identical in (("Oak", True), ("Oak", True), ("Elm", False)):

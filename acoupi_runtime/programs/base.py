@@ -78,6 +78,7 @@ class ProgramTask:
         queue: The queue it waits in; None means Celery's default one.
         callbacks: Functions that are called with the result.
         callback_queue: The queue that callbacks wait in.
+        prepare: Called once in each worker that takes the queue, before the first call: loads what is heavy.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ProgramTask:
     queue: str | None = None
     callbacks: tuple[Callable[..., Any], ...] = ()
     callback_queue: str | None = None
+    prepare: Callable[[], None] | None = None
 
 
 class AcoupiProgram(Generic[C]):
@@ -114,7 +116,7 @@ class AcoupiProgram(Generic[C]):
         return cls.worker_config or ONE_WORKER
 
     def setup(self, config: C) -> None:
-        """Add the program's tasks. Called once in each worker; heavy imports belong here or in tasks."""
+        """Add the program's tasks. Called once in each worker; what takes memory belongs into a task's `prepare`."""
 
     def check(self, config: C) -> None:
         """Look whether everything that the program needs is there.
@@ -137,6 +139,7 @@ class AcoupiProgram(Generic[C]):
         queue: str | None = None,
         callback_queue: str | None = None,
         name: str | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Add a task.
 
@@ -147,6 +150,7 @@ class AcoupiProgram(Generic[C]):
             queue: The queue it waits in.
             callback_queue: The queue that the callbacks wait in; `queue` when left out.
             name: The task's name; the function's own when left out.
+            prepare: Called once in each worker that takes the queue, before the first call.
 
         Raises:
             InvalidProgramError: If the name is taken or no worker takes the queue.
@@ -161,4 +165,6 @@ class AcoupiProgram(Generic[C]):
                     f"task {name!r}: no worker takes queue {wanted!r}; declare it in worker_config"
                 )
         seconds = schedule.total_seconds() if isinstance(schedule, timedelta) else schedule
-        self.tasks[name] = ProgramTask(name, function, seconds, queue, tuple(callbacks), callback_queue or queue)
+        self.tasks[name] = ProgramTask(
+            name, function, seconds, queue, tuple(callbacks), callback_queue or queue, prepare
+        )

@@ -10,6 +10,7 @@ from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.programs.base import AcoupiProgram, AcoupiWorker, WorkerConfig
 
 if TYPE_CHECKING:
+    from acoupi_runtime.components import Model
     from acoupi_runtime.tasks.pipeline import Pipeline
     from acoupi_runtime.tasks.work import Work
 
@@ -40,8 +41,13 @@ class BasicProgram(AcoupiProgram[B]):
     config_schema: ClassVar[type[BaseModel]] = BasicConfig
     work: Work
 
+    def model(self, config: B) -> Model | None:
+        """What listens to recordings; override it. Made by the worker that listens only: weights may be large."""
+        del config
+        return None
+
     def pipeline(self, config: B) -> Pipeline:
-        """The parts that follow a recording; override it, and replace those that are other. This one keeps all."""
+        """The other parts that follow a recording; override it, and replace some. This one keeps every file."""
         from acoupi_runtime.audio.paths import expand
         from acoupi_runtime.components.saving import DateFileManager
         from acoupi_runtime.tasks.pipeline import Pipeline
@@ -55,9 +61,9 @@ class BasicProgram(AcoupiProgram[B]):
 
         pipeline = self.pipeline(config)
         messaging = getattr(config, "messaging", None) or MessagingConfig()
-        work = self.work = Work(config, self.home, pipeline, messaging=messaging)
+        work = self.work = Work(config, self.home, pipeline, lambda: self.model(config), messaging=messaging)
         detection = self._queue("detection")
-        self.add_task(work.process_recording, queue=detection)
+        self.add_task(work.process_recording, queue=detection, prepare=work.load_model)
         self.add_task(work.process_backlog, schedule=BACKLOG, queue=detection)
         self.add_task(work.rescan, schedule=RESCAN)
         self.add_task(work.housekeeping, schedule=RESCAN)

@@ -11,6 +11,7 @@ from acoupi_runtime.configuration import Config
 from acoupi_runtime.programs.connected import ConnectedConfig, MessagingProgram
 
 if TYPE_CHECKING:
+    from acoupi_runtime.components import Model
     from acoupi_runtime.tasks.pipeline import Pipeline
 
 
@@ -42,15 +43,18 @@ class Program(MessagingProgram[EnergyConfig]):
 
     config_schema: ClassVar[type[BaseModel]] = EnergyConfig
 
-    def pipeline(self, config: EnergyConfig) -> Pipeline:
-        """What the connected program does, and the detector."""
+    def model(self, config: EnergyConfig) -> Model:
+        """The detector."""
         from acoupi_runtime.components.energy import EnergyDetector
+
+        return EnergyDetector(config.detections.low_frequency, config.detections.high_frequency)
+
+    def pipeline(self, config: EnergyConfig) -> Pipeline:
+        """What the connected program does, and what is made of detections."""
         from acoupi_runtime.components.messages import DetectionMessageBuilder, ThresholdDetectionCleaner
 
-        heard = config.detections
         return replace(
             super().pipeline(config),
-            model=EnergyDetector(heard.low_frequency, heard.high_frequency),
-            cleaners=(ThresholdDetectionCleaner(heard.threshold),),
+            cleaners=(ThresholdDetectionCleaner(config.detections.threshold),),
             message_builders=(DetectionMessageBuilder(),),
         )

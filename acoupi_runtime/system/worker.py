@@ -260,6 +260,9 @@ class _Process:
         self._program.setup(self._program.config)
         app = apps.app_of(self._program)
         names = self._worker.queues or apps.queues_of(self._program)
+        for task in self._program.tasks.values():
+            if task.prepare is not None and (task.queue or apps.DEFAULT_QUEUE) in names:
+                task.prepare()
         consumer = Consumer(app, self._worker.name, names, self._worker.concurrency, self._watch)
         consumer.start()
         self._consumer = consumer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from threading import Lock
 from typing import Concatenate, ParamSpec
@@ -17,6 +17,7 @@ from uuid import UUID
 
 from acoupi_runtime.audio.paths import expand, spool_dir
 from acoupi_runtime.clock import Clock, SystemClock
+from acoupi_runtime.components import Model
 from acoupi_runtime.configuration import BasicConfig, MessagingConfig
 from acoupi_runtime.errors import AcoupiError, MessageSendError, StoreError
 from acoupi_runtime.home import Home
@@ -58,7 +59,6 @@ class _Desk:
     """What is open."""
 
     store: Store
-    processing: Processing
     rescan: Rescan
     sending: Sending
     retention: Retention
@@ -71,6 +71,7 @@ class Work:
         config: The program's configuration.
         home: ACOUPI_HOME.
         pipeline: The program's parts.
+        make_model: Makes its model, when it is needed first; without it, the pipeline has one or needs none.
         messaging: When messages are sent, where there are messengers.
         clock: What time it is.
 
@@ -83,6 +84,7 @@ class Work:
         config: BasicConfig,
         home: Home,
         pipeline: Pipeline,
+        make_model: Callable[[], Model | None] | None = None,
         *,
         messaging: MessagingConfig | None = None,
         clock: Clock | None = None,
@@ -90,12 +92,14 @@ class Work:
         self._config = config
         self._home = home
         self._pipeline = pipeline
+        self._make_model = make_model
         self._messaging = messaging or MessagingConfig()
         self._clock = clock or SystemClock()
         self._recordings = expand(config.paths.recordings)
         self.troubles: dict[str, str] = {}
-        self._opening = Lock()
+        self._opening, self._loading = Lock(), Lock()
         self._opened: _Desk | None = None
+        self._listening: Processing | None = None
 
     @property
     def _desk(self) -> _Desk:
@@ -104,7 +108,6 @@ class Work:
                 store = Store.open(expand(self._config.paths.db_metadata), self._clock)
                 self._opened = _Desk(
                     store,
-                    Processing(store, self._pipeline, self._config.processing, self._recordings),
                     Rescan(store, spool_dir(self._config), self._recordings, self._clock),
                     Sending(store, self._pipeline.messengers, self._messaging, self._clock),
                     Retention(store, self._config.retention, self._recordings, self._clock, self._home.full_file),
@@ -116,15 +119,31 @@ class Work:
         """The program's store."""
         return self._desk.store
 
+    @property
+    def _processing(self) -> Processing:
+        store = self.store
+        self.load_model()
+        with self._opening:
+            if self._listening is None:
+                self._listening = Processing(store, self._pipeline, self._config.processing, self._recordings)
+            return self._listening
+
+    def load_model(self) -> None:
+        """Make the model, if that is still to be done: before the first recording waits for it."""
+        with self._loading:
+            if self._make_model is not None:
+                self._pipeline = replace(self._pipeline, model=self._make_model())
+                self._make_model = None
+
     @_said_once
     def process_recording(self, recording_id: str) -> None:
         """Bring one recording to its final state, if that is still to be done."""
-        self._desk.processing.one(UUID(recording_id))
+        self._processing.one(UUID(recording_id))
 
     @_said_once
     def process_backlog(self) -> None:
         """Work for some seconds on what waits; at once back where nothing does."""
-        self._desk.processing.backlog()
+        self._processing.backlog()
 
     @_said_once
     def rescan(self) -> None:
