@@ -1,4 +1,4 @@
-"""The fixtures of all tests: real sensors (`rig`, `make_sensor`, `fleet`), a real Redis, a real SSH server."""
+"""The fixtures of all tests: real sensors (`rig`, `make_sensor`, `fleet`), real servers, and a bench (`make_bench`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from acoupi_fleet.errors import HostError
 from acoupi_fleet.wheelhouse import Target, Wheelhouse, bundled_lock
+from tests.receiver import Receiver, receiving
 from tests.sensors import ImageName, Rig, Sensor, why_not
 from tests.sensors.rig import CACHE
 from tests.support import RedisServer, SshServer, running_redis, running_sshd, why_no_sshd
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from xdist.remote import Producer  # type: ignore[import-untyped]
+
+    from tests.workbench import MakeBench
 
 WITH_SENSORS = re.compile(r"\b(make_sensor|rig|fleet)\b")  # what the source of a module with sensors has in it
 SENSOR_TIMEOUT = 1500  # the first of them may build the image, on a machine that is busy with all other tests
@@ -162,3 +165,20 @@ def sshd(tmp_path: Path) -> Iterator[SshServer]:
     folder.mkdir()
     with running_sshd(folder) as server:
         yield server
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A real HTTP server of this test, which takes messages."""
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
+    """A factory of benches in this test's folder."""
+    from tests.workbench import MakeBench  # most tests need neither it nor numpy
+
+    make = MakeBench(tmp_path)
+    yield make
+    make.close()

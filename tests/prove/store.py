@@ -72,7 +72,7 @@ CHANGES: tuple[Change, ...] = (
         f"{TASKS}/process.py",
         "            self._store.give_back(claims)\n",
         "",
-        "tests/test_work.py::test_a_result_that_does_not_fit_on_the_card_costs_its_recording_no_attempt",
+        "tests/test_room.py::test_a_result_that_does_not_fit_on_the_card_costs_its_recording_no_attempt",
     ),
     Change(
         49,
@@ -115,7 +115,7 @@ CHANGES: tuple[Change, ...] = (
         f"{TASKS}/work.py",
         "if self.troubles.get(name) != str(error):",
         "if name:",
-        "tests/test_work.py::test_a_card_that_is_full_costs_no_recording_and_no_attempt",
+        "tests/test_room.py::test_a_card_that_is_full_costs_no_recording_and_no_attempt",
     ),
     # Messages.
     Change(
@@ -123,7 +123,7 @@ CHANGES: tuple[Change, ...] = (
         f"{TASKS}/sending.py",
         "self._clock.steady() + pause_after(pace.failures)",
         "self._clock.steady()",
-        "tests/test_work.py::test_a_server_that_was_down_gets_everything_in_order_once_it_is_back",
+        "tests/test_messages.py::test_a_server_that_was_down_gets_everything_in_order_once_it_is_back",
     ),
     Change(
         32,
@@ -144,7 +144,7 @@ CHANGES: tuple[Change, ...] = (
         f"{PARTS}/http.py",
         '"Idempotency-Key": str(message.id)',
         '"Idempotency-Key": str(id(message))',
-        "tests/test_work.py::test_acknowledgements_that_are_lost_lead_to_repeats_that_the_receiver_absorbs",
+        "tests/test_messages.py::test_acknowledgements_that_are_lost_lead_to_repeats_that_the_receiver_absorbs",
     ),
     Change(
         0,
@@ -159,42 +159,42 @@ CHANGES: tuple[Change, ...] = (
         f"{TASKS}/times.py",
         "or not clock.synced():",
         "or clock.synced():",
-        "tests/test_work.py::test_what_was_recorded_with_a_wrong_clock_is_corrected_once_before_it_is_sent",
+        "tests/test_messages.py::test_what_was_recorded_with_a_wrong_clock_is_corrected_once_before_it_is_sent",
     ),
     Change(
         37,
         f"{TASKS}/sending.py",
         "hold = self._clock.boot_id if self._clock_may_become_right() else None",
         "hold = None",
-        "tests/test_work.py::test_what_was_recorded_with_a_wrong_clock_is_corrected_once_before_it_is_sent",
+        "tests/test_messages.py::test_what_was_recorded_with_a_wrong_clock_is_corrected_once_before_it_is_sent",
     ),
     Change(
         36,
         f"{TASKS}/retention.py",
         "        if self._clock.synced():\n",
         "        if self._clock:\n",
-        "tests/test_work.py::test_recordings_go_by_age_only_when_the_clock_can_be_believed",
+        "tests/test_room.py::test_recordings_go_by_age_only_when_the_clock_can_be_believed",
     ),
     Change(
         32,
         f"{TASKS}/retention.py",
         'if size > 0 and self._config.when_full == "drop_oldest":',
         "if size > 0:",
-        "tests/test_work.py::test_what_is_nowhere_else_stays_unless_the_configuration_says_otherwise",
+        "tests/test_room.py::test_what_is_nowhere_else_stays_unless_the_configuration_says_otherwise",
     ),
     Change(
         32,
         f"{TASKS}/retention.py",
         "self._delete(reason, uploaded_only=True, size=size)",
         "0",
-        "tests/test_work.py::test_what_was_uploaded_goes_first_and_the_oldest_before_the_newer",
+        "tests/test_room.py::test_what_was_uploaded_goes_first_and_the_oldest_before_the_newer",
     ),
     Change(
         53,
         f"{TASKS}/retention.py",
         "if self._clock.steady() >= self._tidy_at:",
         "if self._clock:",
-        "tests/test_work.py::test_a_sensor_with_nothing_to_do_writes_next_to_nothing",
+        "tests/test_room.py::test_a_sensor_with_nothing_to_do_writes_next_to_nothing",
     ),
     # What is kept.
     Change(
