@@ -4,7 +4,8 @@
 
 Memory is PSS as on a device that runs nothing else, after the first recordings have been filed. Processor
 time is that of all threads, in percent of one core. The microphone is a file, or a virtual sound card behind PortAudio,
-ALSA and the PulseAudio plugin, which a real card does not need. The reference system has that one only.
+ALSA and the PulseAudio plugin, which a real card does not need; no other plugin is seen, as in the recorder's unit. The
+reference system has that card only, with ALSA as it is.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Figures:
     pss: dict[str, float]
     limit: float
     microphone_open: float
+    sound: float
     workers_answer: float
     recording: dict[str, float]
     window_closed: dict[str, float]
@@ -164,11 +166,12 @@ def measure(name: str, source: str, seconds: float) -> Figures:
         environment = {**os.environ, "HOME": str(root)}
         device = None
         if source == "microphone":
-            environment, device = stack.enter_context(sound_card(RATE, wav)), NAME
+            environment, device = stack.enter_context(sound_card(RATE, wav, plugins=False)), NAME
         home = setup(root, name, device, duration=3, interval=10, **ALL_DAY)
         begun = time.monotonic()
         with running(home, names, environment) as pids:
-            opened = wait(lambda: (state := read_state(home)) and state.frames, "the microphone") - begun
+            opened = wait(lambda: (state := read_state(home)) and state.device, "the microphone") - begun
+            sound = wait(lambda: (state := read_state(home)) and state.frames, "sound") - begun
             answered = wait(lambda: responding_workers(home, names) == names, "the workers") - begun
             with contextlib.closing(Store.open(root / "store.db")) as store:
                 wait(
@@ -184,7 +187,7 @@ def measure(name: str, source: str, seconds: float) -> Figures:
             wait(lambda: responding_workers(home, names) == names, "the workers")
             time.sleep(5)  # what a start does is over
             idle = cpu(pids, seconds)
-    return Figures(memory, limit, opened, answered, busy, idle)
+    return Figures(memory, limit, opened, sound, answered, busy, idle)
 
 
 def measure_reference(seconds: float) -> Figures:
@@ -198,7 +201,7 @@ def measure_reference(seconds: float) -> Figures:
             wait(lambda: reference.recordings(root) >= 2, "two recordings of the reference system")
             memory = pss(pids)
             busy = cpu(pids, seconds)
-    return Figures(memory, REFERENCE["separate"], ready, ready, busy, {})
+    return Figures(memory, REFERENCE["separate"], ready, ready, ready, busy, {})
 
 
 def median(runs: list[Figures]) -> Figures:
@@ -211,6 +214,7 @@ def median(runs: list[Figures]) -> Figures:
         of([each.pss for each in runs]),
         runs[0].limit,
         statistics.median(each.microphone_open for each in runs),
+        statistics.median(each.sound for each in runs),
         statistics.median(each.workers_answer for each in runs),
         of([each.recording for each in runs]),
         of([each.window_closed for each in runs]),
@@ -247,8 +251,9 @@ def main() -> None:
         return
     load = os.getloadavg()[0]
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, load {load:.1f}\n")
-    print("| set-up | PSS, MiB | each | at most | of the reference | open, s | answer, s | recording, % | closed, % |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ("set-up", "PSS, MiB", "each", "at most", "of the reference", "open, s", "sound, s", "answer, s")
+    print(f"| {' | '.join(columns)} | recording, % | closed, % |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     measured = results.get("reference system, microphone")
     for name, each in results.items():
         parts = ", ".join(f"{part} {value:.1f}" for part, value in each.pss.items())
@@ -258,7 +263,7 @@ def main() -> None:
             whole = measured.total
         print(
             f"| {name} | {each.total:.1f} | {parts} | {each.limit:g} | {each.total / whole:.2f} x {whole:.0f} "
-            f"| {each.microphone_open:.2f} | {each.workers_answer:.2f} | {busy:.2f} | {idle:.2f} |"
+            f"| {each.microphone_open:.2f} | {each.sound:.2f} | {each.workers_answer:.2f} | {busy:.2f} | {idle:.2f} |"
         )
     for name, each in results.items():
         for what in ("recording", "window_closed"):

@@ -43,6 +43,8 @@ RATE = 16_000
 PLACE = Deployment(name="soak")
 ROOM = 5_000_000
 """Bytes that recordings may take."""
+HISTORY = 0.25
+"""Days for which rows of deleted recordings stay: shorter than the run, so that the store comes to its size."""
 WARM = 0.5
 """Share of the time after which everything has been in use."""
 SAMPLES = 200
@@ -247,7 +249,7 @@ def configured(folder: Path, wav: Path, url: str) -> dict[str, Any]:
         "microphone": {"device_name": f"file:{wav}", "samplerate": RATE},
         "recording": {"duration": 3, "interval": 10, "schedule_start": "00:00:00", "schedule_end": "00:00:00"},
         "paths": {"recordings": str(folder / "recordings"), "db_metadata": str(folder / "store.db")},
-        "retention": {"max_size": ROOM / 1e9},
+        "retention": {"max_size": ROOM / 1e9, "max_history": HISTORY},
         "messaging": {"http": {"base_url": url}},
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 NAME = "ultramic"
 PATIENCE = 60.0
+ALSA = Path("/usr/share/alsa/alsa.conf")
 
 
 def why_not() -> str | None:
@@ -25,10 +26,11 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def sound_card(rate: int, noise: Path) -> Iterator[dict[str, str]]:
+def sound_card(rate: int, noise: Path, *, plugins: bool = True) -> Iterator[dict[str, str]]:
     """Yield the environment in which a process hears `noise` (raw, mono, 16 bits) from it, and no other card.
 
-    It is ALSA's default, too: the reference system looks at that while it is set up.
+    It is ALSA's default, too: the reference system looks at that while it is set up. Without `plugins`, what
+    packages add to ALSA is hidden, as the recorder's unit hides it; what this card itself is made of stays.
     """
     # Not below the caller's folder: the path of a socket has room for 107 bytes.
     with tempfile.TemporaryDirectory(prefix="acoupi-card-") as name, contextlib.ExitStack() as stack:
@@ -42,11 +44,13 @@ def sound_card(rate: int, noise: Path) -> Iterator[dict[str, str]]:
             f'pcm.{NAME} {{ type pulse\n server "unix:{folder}/sock"\n device "mic.monitor"\n'
             f' hint {{ show on\n description "virtual microphone" }} }}\npcm.!default "{NAME}"\n'
         )
+        alsa = [line for line in ALSA.read_text().splitlines() if plugins or "alsa/conf.d" not in line]
+        (folder / "alsa.conf").write_text("\n".join(alsa))
         environment = {
             **os.environ,
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": str(folder),
-            "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{folder}/asound.conf",
+            "ALSA_CONFIG_PATH": f"{folder}/alsa.conf:{folder}/asound.conf",
         }
         pulse = ["pulseaudio", "-n", "-F", str(folder / "card.pa"), "--daemonize=no", "--exit-idle-time=-1"]
         pulse += ["--use-pid-file=no", "--disable-shm=yes", "--high-priority=no", "--log-target=stderr"]

@@ -7,7 +7,6 @@ import uuid
 from datetime import UTC, datetime, time, timedelta
 from math import asin, atan2, cos, degrees, radians, sin
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -39,9 +38,6 @@ from acoupi_runtime.data import (
 from acoupi_runtime.errors import MessageSendError, RecordingError
 from tests.receiver import Receiver, answers, receiving
 from tests.recordings import describe, record, tone
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def at(moment: str, latitude: float | None = 51.5, longitude: float | None = -0.1) -> Recording:
@@ -256,12 +252,6 @@ def test_a_recording_shorter_than_a_window_holds_nothing(tmp_path: Path) -> None
 # Over HTTP ----------------------------------------------------------------------------------------------------------
 
 MESSAGE = Message(content='{"says": "grüß"}')
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as running:
-        yield running
 
 
 def test_a_message_is_sent_with_its_id_as_key_and_the_token(receiver: Receiver) -> None:

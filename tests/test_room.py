@@ -64,12 +64,27 @@ def test_recordings_go_by_age_only_when_the_clock_can_be_believed(make_bench: Ma
 def test_rows_of_deleted_recordings_are_forgotten_after_a_year(make_bench: MakeBench) -> None:
     bench = make_bench({"saving_filters": (DropAll(),)})
     (recording,) = kept(bench, 1)
-    bench.clock.offset = datetime(2027, 4, 1, tzinfo=UTC).timestamp()
+    for month, known in ((4, True), (6, False)):
+        bench.clock.offset = datetime(2027, month, 1, tzinfo=UTC).timestamp()
+        bench.clock.since_boot += 3600
+        bench.work.housekeeping()
+        assert bool(bench.store.known((recording.id,))) is known
+
+
+def test_of_deleted_recordings_only_so_many_are_remembered_and_what_nobody_was_told_is_still_sent(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acoupi_runtime.tasks.retention.HISTORY_LIMIT", 3)
+    box = Letterbox("box", open=False)
+    bench = make_bench(detecting(Ears(), box) | {"saving_filters": (DropAll(),)})
+    made = kept(bench, 5)
+    bench.work.send_messages()
     bench.work.housekeeping()
-    assert bench.state(recording) is State.DROPPED
-    bench.clock.offset = datetime(2027, 6, 1, tzinfo=UTC).timestamp()
-    bench.work.housekeeping()
-    assert bench.store.known((recording.id,)) == {}
+    assert set(bench.store.known(one.id for one in made)) == {one.id for one in made[2:]}
+    box.open = True
+    bench.clock.since_boot += 3600
+    bench.work.send_messages()
+    assert len(box.got) == 5
 
 
 # A card that takes nothing any more ---------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ def test_workers_record_into_folders_anywhere_and_the_scripts_speak_for_systemd(
     filed = sensor.root / DISK / "recordings"
     wait_until(lambda: list(filed.rglob("*.wav")), 240, f"recordings in {filed}")
     assert sensor.ssh("stat -c '%U %a' /home/pi/bats/metadata.db") == "acoupi 640"
+    libraries = sensor.ssh("sudo cat /proc/$(systemctl show -P MainPID acoupi-worker@recording)/maps")
+    assert "libportaudio" in libraries
+    assert "libavcodec" not in libraries  # 20 MB, of ALSA's plugins
     # A fresh session of the login user is in the group, and may copy recordings.
     copied = sensor.ssh(f"find '/{DISK}/recordings' -name '*.wav' | head -n 1 | xargs -d '\\n' head -c 4")
     assert copied == "RIFF"

@@ -179,6 +179,16 @@ def test_the_worker_of_the_queue_recording_has_the_sound_card_whatever_its_name(
     assert values_of(units["acoupi-worker@.service"], "PrivateDevices") == ["yes"]
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden"), [("UltraMic", True), ("pulse", False), ("PipeWire Sound Server", False), (None, False)]
+)
+def test_the_recorder_sees_alsas_plugins_only_where_its_microphone_may_be_one(
+    name: str | None, *, hidden: bool
+) -> None:
+    unit = units_of(values={"microphone": {"device_name": name}})["acoupi-worker@recording.service"]
+    assert any("/etc/alsa/conf.d" in value for value in values_of(unit, "InaccessiblePaths")) is hidden
+
+
 def test_folders_outside_of_the_state_are_given_to_the_workers_alone() -> None:
     paths = {"recordings": "/home/pi/bats", "db_metadata": "/mnt/disk/x/../meta.db", "tmp_audio": "/tmp/acoupi"}
     units = units_of(values={"paths": paths})

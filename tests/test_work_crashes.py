@@ -52,7 +52,8 @@ class Sensor:
     def start(self, *before: str | Path) -> subprocess.Popen[bytes]:
         command = [*before, sys.executable, "-m", "tests.crash_worker", str(self.folder), self.receiver.url]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        with (self.folder / "errors").open("ab") as errors:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
 
     def check(self) -> None:
         """Let it come to its end without faults, and look whether everything is there, once."""
@@ -145,5 +146,5 @@ def test_when_two_of_them_work_at_once(sensor: Sensor) -> None:
     for _ in range(20):
         sensor.record()
     processes = [sensor.start() for _ in range(3)]
-    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0], (sensor.folder / "errors").read_text()
     sensor.check()

@@ -102,7 +102,7 @@ class RetentionConfig(Config):
     when_full: Literal["stop", "drop_oldest"] = "stop"
     """When nothing may be deleted: pause recording and say so, or delete the oldest that nobody has seen."""
     max_history: float = Field(default=365, gt=0)
-    """Days for which rows of deleted recordings are kept."""
+    """Days for which rows of deleted recordings are kept; the newest 250,000 of them at most."""
 
     @model_validator(mode="after")
     def _watermarks_are_in_order(self) -> RetentionConfig:

@@ -79,18 +79,31 @@ class Retained(Shelf):
             count_in(connection, {f"deleted_{reason}": len(moves), "deleted_not_uploaded": unsent})
         return Goes(tuple(moves), freed)
 
-    def prune_recordings(self, before: datetime, limit: int) -> int:
-        """Forget recordings that have had no file for long; returns how many."""
+    def prune_recordings(self, before: datetime, most: int, limit: int) -> int:
+        """Forget recordings that have no file any more; returns how many.
+
+        Args:
+            before: Those made before are forgotten.
+            most: Of the others, so many are remembered: the newest.
+            limit: How many are forgotten at once, at most.
+        """
+        gone = "state IN ('dropped', 'missing')"
         with self._database.writing(durable=False) as connection:
+            (excess,) = connection.execute(
+                f"SELECT max(count(*) - ?, 0) FROM recording WHERE {gone}",  # noqa: S608 - ours
+                (most,),
+            ).fetchone()
             return connection.execute(
-                "DELETE FROM recording WHERE seq IN (SELECT seq FROM recording"
-                " WHERE state IN ('dropped', 'missing') AND created_on < ? AND moving_from IS NULL LIMIT ?)",
-                (micros(before), limit),
+                "DELETE FROM recording WHERE moving_from IS NULL AND (seq IN"  # noqa: S608 - ours
+                f" (SELECT seq FROM recording WHERE {gone} AND created_on < :before LIMIT :limit) OR seq IN"
+                f" (SELECT seq FROM recording WHERE {gone} ORDER BY created_on LIMIT min(:excess, :limit)))",
+                {"before": micros(before), "excess": excess, "limit": limit},
             ).rowcount
 
     def tidy(self) -> None:
         """Give pages that were freed back to the disk, some at a time, and keep the planner's figures fresh."""
-        with self._database.reading() as connection:
+        # Alone: both read before they write, and what others have written in between is no state to write upon.
+        with self._database.writing(durable=False) as connection:
             if connection.execute("PRAGMA freelist_count").fetchone()[0]:  # it writes a page even if there is none
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
             connection.execute("PRAGMA optimize")

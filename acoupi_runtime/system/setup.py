@@ -142,6 +142,7 @@ def render_units(
         "private_tmp": not any(_below(folder, "/tmp", "/var/tmp") for folder in folders),  # noqa: S108 - names, not files
         "network": _needs_network(program_class, program),
         "own": not _is_ours(program_class),
+        "sound_server": _may_be_behind_a_sound_server(program),
     }
     rendered = _Templates(templates)
     files = []
@@ -292,6 +293,13 @@ def _context(
         "celery": celery.model_dump(mode="json"),
         "workers": workers,
     }
+
+
+def _may_be_behind_a_sound_server(program: BaseModel) -> bool:
+    """Whether the microphone may be one that ALSA's plugin packages add: its name says so, or it has none."""
+    microphone = getattr(program, "microphone", None)
+    name = (microphone and microphone.device_name) or "default"
+    return any(word in name.casefold() for word in ("default", "pulse", "pipewire", "jack"))
 
 
 def _needs_network(program_class: str, program: BaseModel) -> bool:

@@ -26,8 +26,10 @@ MESSAGE_HISTORY = timedelta(days=1)
 """For which acknowledged messages are kept, to be looked at."""
 MESSAGE_LIMIT = 100_000
 """Messages that may wait: some 100 MB of the card."""
+HISTORY_LIMIT = 250_000
+"""Recordings without a file that are remembered, whatever `max_history` says: some 300 MB of the card."""
 _TIDY = 3600.0
-"""Seconds between two times that the store's file is tidied up: that writes."""
+"""Seconds between two times that rows are forgotten and the store's file is tidied up: that writes."""
 _PRUNE = 5000
 """Rows forgotten at a time."""
 
@@ -70,7 +72,6 @@ class Retention:
     def run(self, messengers: tuple[str, ...]) -> None:
         """Make room, and forget rows that nobody needs."""
         wall = datetime.fromtimestamp(self._clock.wall(), UTC)
-        self._store.prune_recordings(wall - timedelta(days=self._config.max_history), _PRUNE)
         self._store.prune_messages(wall - MESSAGE_HISTORY, messengers, MESSAGE_LIMIT)
         if self._config.max_age is not None:
             self._delete_older_than(wall - timedelta(days=self._config.max_age))
@@ -84,6 +85,7 @@ class Retention:
         if room.missing_to(self._config.high_watermark) > 0 or room.free < 2 * reserve:
             self._make_room("room", max(room.missing_to(self._config.low_watermark), 2 * reserve - room.free))
         if self._clock.steady() >= self._tidy_at:
+            self._store.prune_recordings(wall - timedelta(days=self._config.max_history), HISTORY_LIMIT, _PRUNE)
             self._store.tidy()
             self._tidy_at = self._clock.steady() + _TIDY
 
