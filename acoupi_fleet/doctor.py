@@ -243,7 +243,9 @@ def _packages(answer: Mapping[str, Any], scope: str) -> Iterator[Finding]:
     elif not answer["apt"] or scope == "user":
         yield Finding("problem", "packages", f"missing; as root there: apt install {missing}")
     else:
-        yield Finding("well", "packages", f"provision will install {missing}")
+        yield Finding(
+            "well", "packages", f"provision will install {missing}; without internet there: apt_via=workstation"
+        )
 
 
 def _ours(answer: Mapping[str, Any]) -> Iterator[Finding]:

@@ -182,6 +182,9 @@ def _state(answer: Mapping[str, Any], runtime: Mapping[str, Any], recorder: Mapp
     if not recorder:
         if (runtime.get("workers") or {}).get("recording", {}).get("alive"):
             return "stuck", "its recorder lives and has said nothing for a while; run acoupi-fleet restart"
+        again = [name for name in asleep if answer["units"][name] == "activating"]
+        if again:  # it waits some seconds after a crash; and where it crashes each time, only the journal knows why
+            return "stopped", f"systemd starts {', '.join(again)} again; if it stays so, look at its journal there"
         return "stopped", f"{', '.join(asleep) or 'the recorder'} is not running; run acoupi-fleet restart"
     return _state_of(recorder, f"{', '.join(asleep)} is not active" if asleep else "")
 

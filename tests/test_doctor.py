@@ -63,7 +63,7 @@ def test_a_good_pi_gives_nothing_to_worry_about() -> None:
     assert {finding.level for finding in findings} == {"well"}
     texts = {finding.subject: finding.text for finding in findings}
     assert texts["sound card"] == "UltraMic 250K 16 bit r4: 250000 Hz, 1 channel"
-    assert texts["packages"] == "provision will install redis-server"
+    assert texts["packages"] == "provision will install redis-server; without internet there: apt_via=workstation"
     assert texts["system"] == "Debian GNU/Linux 12 (bookworm), Raspberry Pi 4 Model B Rev 1.4, Linux 6.6.31+rpt-rpi-v8"
 
 

@@ -83,6 +83,17 @@ def test_a_sensor_has_one_word(name: str) -> None:
         assert look.detail, "a problem says why"
 
 
+@pytest.mark.parametrize(
+    ("unit", "advice"),
+    [("failed", "run acoupi-fleet restart"), ("activating", "systemd starts acoupi-worker@recording")],
+)
+def test_a_sensor_that_systemd_is_about_to_mend_is_left_to_it(unit: str, advice: str) -> None:
+    said = without_recorder(alive=False) | {"units": {"acoupi-worker@recording.service": unit}}
+    look = judge("pond", said, clock_offset=0.0)
+    assert look.state == "stopped"
+    assert advice in look.detail
+
+
 def test_a_line_holds_what_a_person_asks_for() -> None:
     look = judge("pond", answer(), clock_offset=-75.0)
     assert (look.last_age, look.last_duration, look.last_level) == (6.0, 3.0, -41.0)
