@@ -38,6 +38,8 @@ RATE = 16_000
 CARD = 768
 """Megabytes."""
 TICK = 0.05
+ROOM = 6_000_000
+"""Bytes that recordings may take: some 200 of them; what was uploaded goes then."""
 PATIENCE = 600.0
 """Seconds for what must come; only a hopeless wait takes as long."""
 _STRACE = ("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync")
@@ -244,7 +246,7 @@ def configured(wav: Path, url: str) -> dict[str, Any]:
             "schedule_start": "00:00:00",
             "schedule_end": "00:00:00",
         },
-        "retention": {"reserve": 16},
+        "retention": {"reserve": 16, "max_size": ROOM / 1e9},
         "processing": {"max_attempts": 1000},  # hundreds of kills would quarantine what is not at fault
         "messaging": {"http": {"base_url": url}, "message_send_interval": 1},
     }

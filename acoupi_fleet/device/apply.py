@@ -21,9 +21,11 @@ from acoupi_fleet.device.layout import TARGET, Layout, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from acoupi_fleet.device.call import Call
+
     Step = dict[str, Any]
 
-STEPS: dict[str, Callable[[Any, Layout, Step], Any]] = {
+STEPS: dict[str, Callable[[Call, Layout, Step], Any]] = {
     "create-user": lambda _, layout, __: users.create_user(layout),
     "join-group": lambda _, layout, step: users.join_group(layout, step["user"], step["group"]),
     "linger": lambda _, layout, __: users.linger(layout),
@@ -44,7 +46,7 @@ STEPS: dict[str, Callable[[Any, Layout, Step], Any]] = {
 TOUCHING = ("stop-units", "switch", "link-units", "reload", "restart")
 
 
-def apply(call: Any) -> dict[str, Any]:
+def apply(call: Call) -> dict[str, Any]:
     """The verb: `scope`, `owner`, `expected`, `needs_bytes`, `steps`, `afterwards`, `previous` and `health` in.
 
     Out: `outcome`, `why`, and the `health` that was seen. Outcomes: `done`; `unhealthy` (it stays, since it was no
@@ -68,7 +70,7 @@ def apply(call: Any) -> dict[str, Any]:
 class Transaction:
     """All steps in their order, then a look; on a failure what they had touched of what runs is put back."""
 
-    def __init__(self, call: Any, layout: Layout, was_due: Any) -> None:
+    def __init__(self, call: Call, layout: Layout, was_due: Any) -> None:
         self.call = call
         self.layout = layout
         self.asked = call.args

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 from acoupi_fleet.device import system
 from acoupi_fleet.device.layout import Layout, Refusal
+
+if TYPE_CHECKING:
+    from acoupi_fleet.device.call import Call
 
 APT = [
     *("apt-get", "--yes", "--no-install-recommends", "--option", "DPkg::Lock::Timeout=300"),
@@ -24,7 +27,7 @@ APT = [
 BROKER = "redis-server"
 
 
-def install(call: Any, layout: Layout, names: list[str], proxy: str | None) -> None:
+def install(call: Call, layout: Layout, names: list[str], proxy: str | None) -> None:
     """Install packages; Debian's own Redis, brought by us, neither starts now nor at the next boot.
 
     `proxy` is where the workstation lends its connection, for these calls of apt only: nothing of it is written down.
@@ -62,7 +65,7 @@ def install(call: Any, layout: Layout, names: list[str], proxy: str | None) -> N
         system.must(system.systemctl(layout, "disable", "--now", BROKER + ".service"), "systemctl disable")
 
 
-def apt(call: Any, words: list[str], proxy: str | None) -> system.Answer:
+def apt(call: Call, words: list[str], proxy: str | None) -> system.Answer:
     """One call of apt-get whose progress is told as it happens."""
     way = [f"--option=Acquire::{scheme}::Proxy={proxy}" for scheme in ("http", "https")] if proxy else []
     reading, writing = os.pipe()
