@@ -40,22 +40,12 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._suspect, self._unclean = (path.with_name(f"{path.name}.{mark}") for mark in ("suspect", "unclean"))
+        self._wal = path.with_name(f"{path.name}-wal")
         self._mutex = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._busy = 0
         self._lock_fd: int | None = None
-
-    @property
-    def _suspect(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.suspect")
-
-    @property
-    def _unclean(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.unclean")
-
-    @property
-    def _wal(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-wal")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
