@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acoupi_runtime.audio.ring import Frames, Ring
-from acoupi_runtime.audio.source import ring_dtype
+from acoupi_runtime.audio.ring import Frames, Ring, ring_dtype
 from acoupi_runtime.clock import Clock
 from acoupi_runtime.configuration import MicrophoneConfig, RecordingConfig
 from acoupi_runtime.errors import DeviceConfigurationError, DeviceUnavailableError

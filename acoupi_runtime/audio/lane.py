@@ -16,7 +16,7 @@ import numpy as np
 
 from acoupi_runtime.audio.cuts import Cuts
 from acoupi_runtime.audio.paths import make_spool
-from acoupi_runtime.audio.source import ring_dtype
+from acoupi_runtime.audio.ring import ring_dtype
 from acoupi_runtime.audio.take import Take, require_room
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.audio.trigger import Span

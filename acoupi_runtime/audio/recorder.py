@@ -20,8 +20,8 @@ from acoupi_runtime.audio.cuts import ScheduledCuts, TriggeredCuts
 from acoupi_runtime.audio.lane import Lane
 from acoupi_runtime.audio.levels import Levels
 from acoupi_runtime.audio.paths import in_memory, spool_dir
-from acoupi_runtime.audio.ring import Ring
-from acoupi_runtime.audio.source import Source, Stream, open_source, ring_dtype
+from acoupi_runtime.audio.ring import Ring, ring_dtype
+from acoupi_runtime.audio.source import Source, Stream, open_source
 from acoupi_runtime.audio.state import LastRecording, RecorderState, Situation, write_state
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.audio.trigger import LevelTrigger

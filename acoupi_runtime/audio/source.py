@@ -60,8 +60,3 @@ def open_source(microphone: MicrophoneConfig, recording: RecordingConfig, clock:
     from acoupi_runtime.audio.microphone import Microphone
 
     return Microphone(microphone, recording)
-
-
-def ring_dtype(bits: int) -> str:
-    """How frames stand in a ring: 24 bits take the upper three bytes of four, as sound cards give them."""
-    return "<i2" if bits == 16 else "<i4"  # noqa: PLR2004
