@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from acoupi_fleet import catalogue, doctor, init, prepare
 from acoupi_fleet.check import check as check_hosts
@@ -25,6 +26,10 @@ from acoupi_fleet.restart import restart as restart_hosts
 from acoupi_fleet.status import blind, look
 from acoupi_fleet.together import together
 from acoupi_fleet.wheelhouse import Target, bundled_lock
+
+T = TypeVar("T")
+Accepted: TypeAlias = Callable[[str], None] | None
+"""Told of each host key that is trusted from now on; None: no unknown key is trusted."""
 
 
 def provision(args: Namespace, report: Report) -> int:
@@ -79,42 +84,24 @@ def render(args: Namespace, report: Report) -> int:
 
 def status(args: Namespace, report: Report) -> int:
     """One line a sensor."""
-    hosts = _hosts(args)
-    keys = HostKeys()
-    accepted = _accepted(args, report)
-    found = {}
-    codes = []
-    with report.waiting([host.name for host in hosts]) as done:
-        for host, answer in together(hosts, args.forks, lambda host: look(host, keys, accepted)):
-            found[host.name] = blind(host, answer) if isinstance(answer, HostError) else answer
-            codes.append(_code(answer, failed=found[host.name].health == "problem"))
-            done(host.name)
-    looks = [found[host.name] for host in hosts]
+    looks, code = _ask_each(_hosts(args), args, report, look, blind, lambda one: one.health == "problem")
     if args.json:
         report.looks_json(looks)
     else:
         report.looks(looks)
-    return _worst(codes)
+    return code
 
 
 def examine(args: Namespace, report: Report) -> int:
     """Look at devices before anything is written to them."""
-    hosts = _hosts_or_one(args)
-    keys = HostKeys()
-    accepted = _accepted(args, report)
-    found = {}
-    codes = []
-    with report.waiting([host.name for host in hosts]) as done:
-        for host, answer in together(hosts, args.forks, lambda host: doctor.examine(host, keys, accepted)):
-            found[host.name] = doctor.blind(host, answer) if isinstance(answer, HostError) else answer
-            codes.append(_code(answer, failed=found[host.name].level == "problem"))
-            done(host.name)
-    examinations = [found[host.name] for host in hosts]
+    examinations, code = _ask_each(
+        _hosts_or_one(args), args, report, doctor.examine, doctor.blind, lambda one: one.level == "problem"
+    )
     if args.json:
         report.examinations_json(examinations)
     else:
         report.examinations(examinations)
-    return _worst(codes)
+    return code
 
 
 def fill_cache(args: Namespace, report: Report) -> int:
@@ -227,8 +214,29 @@ def _show_differences(args: Namespace, report: Report, hosts: Sequence[tuple[Hos
             report.diff(host.name, lines)
 
 
-def _accepted(args: Namespace, report: Report) -> Callable[[str], None] | None:
+def _accepted(args: Namespace, report: Report) -> Accepted:
     return report.line if args.accept_new else None
+
+
+def _ask_each(
+    hosts: Sequence[Host],
+    args: Namespace,
+    report: Report,
+    ask: Callable[[Host, HostKeys, Accepted], T],
+    blind: Callable[[Host, HostError], T],
+    is_bad: Callable[[T], bool],
+) -> tuple[list[T], int]:
+    """What each host answers, in their order, and the exit code of all; of one that cannot be asked, `blind` tells."""
+    keys = HostKeys()
+    accepted = _accepted(args, report)
+    found: dict[str, T] = {}
+    codes = []
+    with report.waiting([host.name for host in hosts]) as done:
+        for host, answer in together(hosts, args.forks, lambda host: ask(host, keys, accepted)):
+            found[host.name] = blind(host, answer) if isinstance(answer, HostError) else answer
+            codes.append(_code(answer, failed=is_bad(found[host.name])))
+            done(host.name)
+    return [found[host.name] for host in hosts], _worst(codes)
 
 
 def _code(answer: object, *, failed: bool = False) -> int:

@@ -228,6 +228,25 @@ def test_files_that_cannot_grow_are_followed_by_others_that_meet_at_the_frame(tm
     assert len(joined(run.kept)) > 58 * 48_000
 
 
+def traced(folder: Path, home: Home, *options: str) -> subprocess.CompletedProcess[str]:
+    """Let a recorder run for 30 s under strace, which writes `trace`."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (apt-get install strace)")
+    ran = subprocess.run(
+        [strace, *options, "-o", str(folder / "trace"), *command(home, 30)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    if "ptrace" in ran.stderr.lower():
+        pytest.skip(f"strace may not trace here: {ran.stderr.strip()}")
+    return ran
+
+
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
@@ -244,22 +263,8 @@ def test_files_that_cannot_grow_are_followed_by_others_that_meet_at_the_frame(tm
     ],
 )
 def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_path: Path, call: str, fault: str) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed (apt-get install strace)")
     home, config = program(tmp_path, recording={"duration": 2.5, "continuous": True})
-    trace = [strace, "-f", "-qq", "-o", str(tmp_path / "trace"), f"--trace={call}", f"--inject={call}:{fault}"]
-    ran = subprocess.run(
-        [*trace, *command(home, 30)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    if "ptrace" in ran.stderr.lower():
-        pytest.skip(f"strace may not trace here: {ran.stderr.strip()}")
+    ran = traced(tmp_path, home, "-f", "-qq", f"--trace={call}", f"--inject={call}:{fault}")
     assert "INJECTED" in (tmp_path / "trace").read_text() or "SIGKILL" in (tmp_path / "trace").read_text()
     if "SIGKILL" not in fault:
         assert ran.returncode == 0, ran.stderr
@@ -279,22 +284,8 @@ def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_pat
 
 
 def test_a_recording_is_given_its_name_only_when_it_would_outlast_a_power_cut(tmp_path: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed (apt-get install strace)")
     home, config = program(tmp_path, recording={"duration": 12, "continuous": True})
-    trace = [strace, "-f", "-y", "-qq", "-o", str(tmp_path / "trace"), "--trace=pwrite64,fsync,rename"]
-    ran = subprocess.run(
-        [*trace, *command(home, 30)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    if "ptrace" in ran.stderr.lower():
-        pytest.skip(f"strace may not trace here: {ran.stderr.strip()}")
+    traced(tmp_path, home, "-f", "-y", "-qq", "--trace=pwrite64,fsync,rename")
     calls = [line.split(maxsplit=1)[1] for line in (tmp_path / "trace").read_text().splitlines()]
     spool = spool_dir(config)
     found = kept(spool)
