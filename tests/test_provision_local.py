@@ -180,14 +180,24 @@ def test_a_release_that_does_not_work_goes_back_to_the_one_that_did(owl: Owl) ->
     _, desired = owl.wants()
     worker = "lib/acoupi_runtime/system/worker.py"
     broken = tuple(File(worker, b"raise SystemExit(1)\n") if file.path == worker else file for file in desired.files)
-    added = File("units/acoupi-extra.service", b"[Service]\nExecStart=/bin/sleep 1000\n")
-    result, _ = run(owl, replace(desired, files=(*broken, added)), PATIENT)
+    wanting = tuple(
+        File(file.path, file.content + b"\n[Unit]\nWants=acoupi-extra.service\n")
+        if file.path == "units/acoupi.target"
+        else file
+        for file in broken
+    )
+    started = owl.virtual.folder / "extra-was-started"
+    script = f"[Service]\nRestart=always\nExecStart=/bin/sh -c 'touch {started}; exec sleep 1000'\n"
+    added = File("units/acoupi-extra.service", script.encode())
+    result, _ = run(owl, replace(desired, files=(*wanting, added)), PATIENT)
     assert (result.status, result.exit_code) == ("failed", 2)
     assert result.error is not None
     assert f"it went back to release {before}, which works" in result.error
     assert owl.release == before
     assert sorted(path.name for path in (owl.virtual.home / ".config/systemd/user").iterdir()) == units
     assert owl.show("acoupi-worker@recording.service", "ActiveState") == "active"
+    assert started.exists()
+    assert owl.show("acoupi-extra.service", "ActiveState") == "inactive"
     assert run(owl)[0].status == "ok"
 
 
@@ -217,7 +227,7 @@ def test_a_second_operator_is_refused_and_told_who_is_at_it(owl: Owl) -> None:
     assert sorted(path.name for path in owl.prefix.iterdir()) == ["lock"]
 
 
-@pytest.mark.parametrize(("call", "when"), [("mkdir", 3), ("fsync", 30)])
+@pytest.mark.parametrize(("call", "when"), [("fsync", 1), ("mkdir", 3), ("fsync", 30)])
 def test_a_card_that_is_full_in_the_middle_leaves_what_was_there(owl: Owl, call: str, when: int) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed: make packages installs it")
@@ -239,19 +249,24 @@ def test_a_card_that_is_full_in_the_middle_leaves_what_was_there(owl: Owl, call:
     good(owl)
 
 
-def test_too_little_room_is_told_before_anything_is_pushed(owl: Owl) -> None:
+@pytest.mark.parametrize("filled", [False, True])
+def test_too_little_room_is_told_before_anything_is_pushed(owl: Owl, *, filled: bool) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     owl.prefix.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", owl.prefix], check=True, timeout=60)
     try:
+        if filled:
+            subprocess.run(
+                ["dd", "if=/dev/zero", f"of={owl.prefix}/other", "bs=4k"], check=False, stderr=-3, timeout=60
+            )
         result, _ = run(owl)
         left = sorted(path.name for path in owl.prefix.iterdir())
     finally:
         subprocess.run(["umount", owl.prefix], check=True, timeout=60)
     assert result.error is not None
     assert "MiB are needed; nothing was changed; free some and run again" in result.error
-    assert left == ["lock"]
+    assert left == (["lock", "other"] if filled else ["lock"])
 
 
 def test_a_workstation_that_is_killed_at_any_time_leaves_a_sensor_that_the_next_run_finishes(owl: Owl) -> None:

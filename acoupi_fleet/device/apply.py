@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from acoupi_fleet.device import environment, facts, files, health, packages, release, system, undo, users
@@ -54,17 +54,26 @@ def apply(call: Call) -> dict[str, Any]:
     """
     asked = call.args
     layout = Layout(asked["scope"])
-    with only_one(layout, asked["owner"]):
-        now = {"current": files.points_to(layout.current), "due": facts.read_json(layout.due)}
-        if now != asked["expected"]:
-            raise Refusal("somebody changed this sensor while it was looked at; run again")
-        free = files.free_bytes(layout.prefix)
-        if free < asked["needs_bytes"]:
-            raise Refusal(no_space(layout, free, asked["needs_bytes"]))
-        begun = {"owner": asked["owner"], "since": time.time(), "previous": asked["previous"]}
-        files.replace(layout.due, json.dumps(begun).encode(), 0o644)
+    with ExitStack() as held:
+        with room_for(layout, asked["needs_bytes"]):
+            was_due = begin(call, layout, held)
         call.say("go")
-        return Transaction(call, layout, now["due"]).run()
+        return Transaction(call, layout, was_due).run()
+
+
+def begin(call: Call, layout: Layout, held: ExitStack) -> Any:
+    """Have this sensor alone, see that it is as it was looked at, and mark it; what was due before."""
+    asked = call.args
+    held.enter_context(only_one(layout, asked["owner"]))
+    now = {"current": files.points_to(layout.current), "due": facts.read_json(layout.due)}
+    if now != asked["expected"]:
+        raise Refusal("somebody changed this sensor while it was looked at; run again")
+    free = files.free_bytes(layout.prefix)
+    if free < asked["needs_bytes"]:
+        raise Refusal(no_space(layout, free, asked["needs_bytes"]))
+    begun = {"owner": asked["owner"], "since": time.time(), "previous": asked["previous"]}
+    files.replace(layout.due, json.dumps(begun).encode(), 0o644)
+    return now["due"]
 
 
 class Transaction:
@@ -129,11 +138,12 @@ class Transaction:
         previous = self.asked["previous"]
         self.call.say("progress", text="going back to release " + previous)
         failed = files.points_to(self.layout.current)
-        release.go_back(self.layout, previous)
+        wanted = self.demands_of(previous)
+        release.go_back(self.layout, previous, sorted(set(self.asked["health"]["units"]) - set(wanted["units"])))
         if failed is not None and failed != "releases/" + previous:
             files.remove(self.layout.prefix / failed)
         undo.take_up(self.layout)
-        seen = health.wait(self.layout, self.demands_of(previous), self.call)
+        seen = health.wait(self.layout, wanted, self.call)
         if not seen.problems:
             self.forget()
         return {"outcome": "rolled-back", "why": why, "health": seen.as_dict()}
@@ -166,6 +176,17 @@ def no_space(layout: Layout, free: int, needed: int) -> str:
         f"no space below {layout.prefix}: {have}, {needed // mib + 1} MiB are needed; "
         "nothing was changed; free some and run again"
     )
+
+
+@contextmanager
+def room_for(layout: Layout, needed: int) -> Iterator[None]:
+    """Say in the line for it that the card has no room even for what comes before a change."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Refusal(no_space(layout, 0, needed)) from None
 
 
 @contextmanager

@@ -41,8 +41,12 @@ def replace(path: Path, content: bytes, mode: int) -> None:
     """Write a file so that a power cut leaves the old or the new one."""
     fresh = path.with_name(path.name + ".tmp")
     remove(fresh)
-    write_new(fresh, content, mode)
-    fresh.replace(path)
+    try:
+        write_new(fresh, content, mode)
+        fresh.replace(path)
+    except BaseException:
+        remove(fresh)
+        raise
     sync_dir(path.parent)
 
 

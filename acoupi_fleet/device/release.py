@@ -118,8 +118,10 @@ def link_units(layout: Layout, names: list[str]) -> None:
     files.sync_dir(layout.unit_dir)
 
 
-def go_back(layout: Layout, name: str) -> None:
-    """Put an earlier release in force, with exactly its units."""
+def go_back(layout: Layout, name: str, strangers: list[str]) -> None:
+    """Put an earlier release in force, with exactly its units; end those that it does not know."""
+    if strangers:  # nothing else would: systemd would start them again and again, from files that are gone
+        system.systemctl(layout, "stop", *strangers, timeout=120.0)
     switch(layout, name)
     link_units(layout, sorted(path.name for path in (layout.releases / name / "units").iterdir()))
     system.systemctl(layout, "daemon-reload")
