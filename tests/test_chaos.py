@@ -15,7 +15,7 @@ from benchmarks.powercut import why_not
 
 SEED = 12
 """Of what comes when: the card is full after 9 s, the power goes after 6 s."""
-SECONDS = 40
+SECONDS = 60
 """For which it rages. Starting, and coming to an end, take some more."""
 
 

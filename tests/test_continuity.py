@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Fleet, MakeSensor
     from tests.sensors import Sensor
 
-SECONDS = 25
+SECONDS = 30
 KILL_EVERY = 6.0
 ROUND = 2 * LOWS
 
