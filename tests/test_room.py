@@ -8,16 +8,17 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from acoupi_runtime.data import Message, ModelOutput, derived_id
+from acoupi_runtime.data import Message, ModelOutput, Recording, derived_id
 from acoupi_runtime.errors import StoreError
 from acoupi_runtime.store import State
-from tests.recordings import record
+from tests.recordings import files_below, record
 from tests.workbench import NAME, Bench, DropAll, Ears, Letterbox, MakeBench, detecting, kept
 
 # Retention ----------------------------------------------------------------------------------------------------------
@@ -59,6 +60,55 @@ def test_recordings_go_by_age_only_when_the_clock_can_be_believed(make_bench: Ma
     bench.clock.is_synced = True
     bench.work.housekeeping()
     assert remaining(bench) == [6, 7, 8]
+
+
+def quarantined(bench: Bench, number: int) -> list[Recording]:
+    """Recordings of about 100 kB that the model raised at, made on the days before those of `kept`."""
+    first = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    made = [bench.record(sound=np.zeros(50_000), created_on=first + timedelta(days=day)) for day in range(number)]
+    for _ in range(bench.config.processing.max_attempts):
+        bench.work.process_backlog()
+        bench.clock.since_boot += 1000
+    bench.work.rescan()
+    return made
+
+
+class Deaf(Ears):
+    """A model that raises whatever it is given."""
+
+    def run(self, recording: Recording) -> ModelOutput:
+        raise ValueError(f"it cannot hear {recording.id}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rest"), [({"max_size": 0.00035, "when_full": "drop_oldest"}, 3), ({"max_age": 3}, 2)]
+)
+def test_what_a_model_that_always_raises_quarantined_goes_like_what_was_kept(
+    make_bench: MakeBench, settings: dict[str, Any], rest: int
+) -> None:
+    bench = make_bench(detecting(Deaf()), retention=settings)
+    made = quarantined(bench, 6)
+    assert {bench.state(one) for one in made} == {State.QUARANTINED}
+    bench.clock.offset = datetime(2026, 4, 8, 0, tzinfo=UTC).timestamp() - bench.clock.since_boot
+    bench.work.housekeeping()
+    assert files_below(bench.recordings / "quarantine") == {f"{one.id}.wav" for one in made[6 - rest :]}
+    assert [bench.state(one) for one in made] == [State.DROPPED] * (6 - rest) + [State.QUARANTINED] * rest
+    assert bench.store.counters()["deleted_not_uploaded"] == 6 - rest
+    assert not bench.work._home.full_file.exists()
+
+
+def test_what_was_quarantined_and_archived_goes_before_what_is_nowhere_else(make_bench: MakeBench) -> None:
+    ears = Ears()
+    bench = make_bench(detecting(ears), retention={"max_size": 0.00045})
+    kept(bench, 3)
+    ears.run = Deaf().run  # type: ignore[method-assign]
+    made = quarantined(bench, 3)
+    assert bench.store.mark_archived(datetime(2026, 4, 3, tzinfo=UTC)) == 2
+    bench.work.housekeeping()
+    assert [bench.state(one) for one in made] == [State.DROPPED, State.DROPPED, State.QUARANTINED]
+    assert remaining(bench) == [1, 2, 3]
+    assert "deleted_not_uploaded" not in bench.store.counters()
+    assert not bench.work._home.full_file.exists()
 
 
 def test_rows_of_deleted_recordings_are_forgotten_after_a_year(make_bench: MakeBench) -> None:

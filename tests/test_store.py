@@ -262,6 +262,31 @@ def test_a_recording_without_messages_is_not_taken_for_uploaded(store: Store) ->
     assert len(store.let_go(10, "room", uploaded_only=True).moves) == 1
 
 
+@pytest.mark.parametrize("uploaded_only", [True, False])
+def test_what_may_go_is_found_by_an_index_however_much_there_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, uploaded_only: bool
+) -> None:
+    asked: list[str] = []
+    writing = store._database.writing
+
+    @contextlib.contextmanager
+    def watched() -> Iterator[sqlite3.Connection]:
+        with writing() as connection:
+            connection.set_trace_callback(asked.append)
+            yield connection
+            connection.set_trace_callback(None)
+
+    monkeypatch.setattr(store._database, "writing", watched)
+    store.let_go(10, "room", uploaded_only=uploaded_only)
+    (query,) = (one for one in asked if one.startswith("SELECT"))
+    with contextlib.closing(sqlite3.connect(store.path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+    looks = [step for step in plan if "recording" in step]
+    indexes = ("recording_uploaded", "recording_quarantined_uploaded") if uploaded_only else ("recording_state",) * 2
+    assert len(looks) == 2
+    assert all(f"INDEX {index}" in step for index, step in zip(indexes, looks, strict=True)), plan
+
+
 def test_a_message_that_was_refused_waits_and_lets_others_pass(store: Store, clock: SetClock) -> None:
     first, second = Message(content="1"), Message(content="2")
     store.put_messages((first, second, first), ("http",))

@@ -129,10 +129,11 @@ class Outbox(Shelf):
             )
 
     def mark_archived(self, before: datetime) -> int:
-        """Mark the kept recordings made before an instant as safe elsewhere; returns how many."""
+        """Mark the recordings made before an instant, kept or quarantined, as safe elsewhere; returns how many."""
         with self._database.writing() as connection:
             return connection.execute(
-                "UPDATE recording SET uploaded_on = ? WHERE state = 'kept' AND created_on < ? AND uploaded_on IS NULL",
+                "UPDATE recording SET uploaded_on = ? WHERE state IN ('kept', 'quarantined') AND created_on < ?"
+                " AND uploaded_on IS NULL",
                 (micros(now()), micros(before)),
             ).rowcount
 

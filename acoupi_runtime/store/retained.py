@@ -8,8 +8,11 @@ from pathlib import Path
 from uuid import UUID
 
 from acoupi_runtime.store.counters import count_in
-from acoupi_runtime.store.rows import Move, micros
+from acoupi_runtime.store.rows import Move, State, micros
 from acoupi_runtime.store.shelf import Shelf
+
+_UPLOADED = {State.KEPT: "recording_uploaded", State.QUARANTINED: "recording_quarantined_uploaded"}
+"""The states of what may go, and the indexes of what was uploaded of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Retained(Shelf):
         before: datetime | None = None,
         size: float = float("inf"),
     ) -> Goes:
-        """Decide that the oldest kept recordings go; their files are the caller's to delete.
+        """Decide that the oldest recordings go, kept or quarantined; their files are the caller's to delete.
 
         Args:
             limit: How many at most.
@@ -56,17 +59,22 @@ class Retained(Shelf):
         """
         moves = []
         unsent = 0
-        where = "state = 'kept' AND moving_from IS NULL AND path IS NOT NULL"
+        where = "moving_from IS NULL AND path IS NOT NULL"
         where += " AND uploaded_on IS NOT NULL" if uploaded_only else ""
         where += " AND created_on < :before" if before is not None else ""
+        oldest = " UNION ALL ".join(  # each by an index that has its order, which SQLite does not choose by itself
+            "SELECT * FROM (SELECT seq, id, path, size, uploaded_on, created_on"  # noqa: S608 - clauses of ours
+            f" FROM recording INDEXED BY {uploaded if uploaded_only else 'recording_state'}"
+            f" WHERE state = '{state}' AND {where} ORDER BY created_on LIMIT :limit)"
+            for state, uploaded in _UPLOADED.items()
+        )
         with self._database.writing() as connection:
             rows = connection.execute(
-                "SELECT seq, id, path, size, uploaded_on FROM recording"  # noqa: S608 - clauses of ours
-                f" WHERE {where} ORDER BY created_on LIMIT :limit",
+                f"{oldest} ORDER BY created_on LIMIT :limit",
                 {"before": None if before is None else micros(before), "limit": limit},
             ).fetchall()
             freed = 0
-            for seq, identity, path, bytes_, uploaded_on in rows:
+            for seq, identity, path, bytes_, uploaded_on, _ in rows:
                 if freed >= size:
                     break
                 freed += bytes_

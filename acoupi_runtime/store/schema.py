@@ -109,5 +109,9 @@ CREATE TABLE delivery (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_waiting ON delivery (messenger, message) WHERE acknowledged_on IS NULL;
 """,
+    """
+CREATE INDEX recording_quarantined_uploaded ON recording (created_on)
+    WHERE state = 'quarantined' AND uploaded_on IS NOT NULL;
+""",
 )
 """One script for each version; `PRAGMA user_version` says how many have been run."""
