@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -207,6 +210,74 @@ def test_a_recording_that_kills_its_process_is_quarantined_without_another_try(m
     bench.work.process_backlog()
     assert ears.heard == []
     assert bench.state(poison) is State.QUARANTINED
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, *paths: Path | None) -> None:
+    """Let a look at these files, or at what is in these folders, fail as on a card that comes loose."""
+    looked = Path.stat
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        if path in paths or path.parent in paths:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return looked(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+
+
+@pytest.mark.parametrize("ears", [Ears(), None])
+def test_files_that_cannot_be_read_cost_no_recording_an_attempt_and_are_said_once(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, ears: Ears | None
+) -> None:
+    bench = make_bench({"model": ears})
+    made = [bench.record() for _ in range(3)]
+    with monkeypatch.context() as loose:
+        unreadable(loose, bench.spool)
+        with pytest.raises(OSError, match="Input/output"):
+            bench.work.process_recording(str(made[0].id))
+        for attempt in range(8):
+            with pytest.raises(OSError, match="Input/output") if attempt == 0 else contextlib.nullcontext():
+                bench.work.process_backlog()
+            bench.clock.since_boot += 30
+    bench.clock.since_boot += 61
+    attempts = [must(bench.store.claim(one.id, owner="1", lease=0)).attempts for one in made]
+    assert attempts == [1, 1, 1]
+    bench.work.process_backlog()
+    assert {bench.state(one) for one in made} == {State.KEPT}
+
+
+@pytest.mark.parametrize("ears", [Ears(), None])
+def test_one_file_that_cannot_be_read_does_not_hold_up_those_behind_it(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, ears: Ears | None
+) -> None:
+    bench = make_bench({"model": ears})
+    bad = bench.record(created_on=datetime(2026, 5, 1, tzinfo=UTC))
+    good = [bench.record() for _ in range(3)]
+    unreadable(monkeypatch, bad.path)
+    with pytest.raises(OSError, match="Input/output"):
+        bench.work.process_backlog()
+    bench.work.process_backlog()
+    assert {bench.state(one) for one in good} == {State.KEPT}
+    assert bench.state(bad) is State.RECORDED
+
+
+def test_what_failed_before_another_could_not_be_read_keeps_its_attempt_and_its_pause(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fussy:
+        def save_recording(self, recording: Recording, model_outputs: object) -> Path:
+            del model_outputs
+            raise ValueError(f"no name for {recording.id}")
+
+    bench = make_bench()
+    fussy = make_bench({"manager": Fussy()})
+    failing = bench.record(created_on=datetime(2026, 5, 1, tzinfo=UTC))
+    bad = bench.record()
+    unreadable(monkeypatch, bad.path)
+    with pytest.raises(OSError, match="Input/output"):
+        fussy.work.process_backlog()
+    assert bench.store.claim(failing.id, owner="1", lease=0) is None
+    bench.clock.since_boot += 61
+    assert must(bench.store.claim(failing.id, owner="1", lease=0)).attempts == 2
 
 
 def test_analysis_that_falls_behind_keeps_the_rest_unanalysed_and_counts_it(make_bench: MakeBench) -> None:

@@ -149,13 +149,17 @@ class Recordings(Shelf):
                 (reason, self._clock.boot_id, self._clock.steady() + pause, recording_id.bytes),
             )
 
-    def give_back(self, claims: Iterable[Claim]) -> None:
-        """Undo claims whose work could not be stored: that was not the recordings' fault."""
+    def give_back(self, claims: Iterable[Claim], *, pause: float = 0.0) -> None:
+        """Undo claims whose work could not be done or stored: that was not the recordings' fault.
+
+        What is decided, was noted as failed or given back by now stays as it is. Nobody tries before `pause` seconds.
+        """
+        until = self._clock.steady() + pause if pause else None
         with self._database.writing(durable=False) as connection:
             connection.executemany(
-                "UPDATE recording SET attempts = attempts - 1, lease_owner = NULL, lease_until = NULL"
-                " WHERE id = ? AND state = 'recorded' AND attempts > 0",
-                [(claim.recording.id.bytes,) for claim in claims],
+                "UPDATE recording SET attempts = attempts - 1, lease_owner = NULL, lease_until = ?"
+                " WHERE id = ? AND state = 'recorded' AND attempts > 0 AND lease_owner IS NOT NULL",
+                [(until, claim.recording.id.bytes) for claim in claims],
             )
 
     def finish(self, outcomes: Sequence[Outcome], messengers: Sequence[str]) -> tuple[Move, ...]:

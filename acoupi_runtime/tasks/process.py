@@ -6,10 +6,11 @@ should two have it all the same, what the second one decides is left out.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from uuid import UUID
@@ -86,20 +87,30 @@ class Processing:
         if not self._behind:  # one line per change of state: it may stay so for days
             logger.warning("analysis is slower than recording: what is beyond max_backlog is kept unanalysed")
         self._behind = True
-        self._finish(
-            claims, [self._pipeline.keep_or_drop(one.recording, (), "not analysed: backlog") for one in claims]
-        )
+        with self._giving_back(claims):
+            self._finish(
+                claims, [self._pipeline.keep_or_drop(one.recording, (), "not analysed: backlog") for one in claims]
+            )
         return len(claims)
 
     def _process(self, claims: Sequence[Claim]) -> None:
-        outcomes = [self._decide(claim) for claim in claims]
-        self._finish(claims, [outcome for outcome in outcomes if outcome is not None])
+        with self._giving_back(claims):
+            outcomes = [self._decide(claim) for claim in claims]
+            self._finish(claims, [outcome for outcome in outcomes if outcome is not None])
+
+    @contextlib.contextmanager
+    def _giving_back(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """Whatever is raised past the decisions, of a disk or a store, was not the recordings' fault."""
+        try:
+            yield
+        except Exception:
+            self._store.give_back(claims)
+            raise
 
     def _finish(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> None:
         try:
             moves = self._store.finish(outcomes, self._pipeline.messenger_names)
         except StoreError:
-            self._store.give_back(claims)
             raise
         except Exception as error:  # noqa: BLE001 - a value that no row can hold, of a model or a filter
             self._finish_each(claims, outcomes, error)
@@ -117,16 +128,32 @@ class Processing:
                 follow(self._store.finish((instead,), ()), durable=False)
 
     def _decide(self, claim: Claim) -> Outcome | None:
-        """What becomes of a recording, or None if it is tried again later."""
+        """What becomes of a recording, or None if it is tried again later.
+
+        Raises:
+            OSError: If its folder cannot be read.
+        """
         recording = claim.recording
         if claim.attempts > self._config.max_attempts:
             return self._quarantine(claim, "it ended the process that worked on it, every time")
-        if recording.path is None or not recording.path.exists():
+        if recording.path is None or not self._is_there(claim, recording.path):
             return Outcome(recording, State.MISSING, None, "its file is not there")
         try:
             return self._pipeline.decide(recording)
         except Exception as error:  # noqa: BLE001 - whatever a model raises, it concerns this recording alone
             return self._failed(claim, error)
+
+    def _is_there(self, claim: Claim, path: Path) -> bool:
+        """Whether a recording's file is there; where nobody can say, it waits, and those behind it come first."""
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self._store.give_back((claim,), pause=_RETRY)
+            # The folder is named, not the file: else each recording in it would be another trouble to be said.
+            raise OSError(error.errno, error.strerror, str(path.parent)) from error
+        return True
 
     def _failed(self, claim: Claim, error: Exception) -> Outcome | None:
         """Let a recording be tried again later, or give it up."""
