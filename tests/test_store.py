@@ -313,7 +313,30 @@ def test_messages_of_no_messenger_and_beyond_the_limit_do_not_stay(store: Store)
     store.prune_messages(datetime(2100, 1, 1, tzinfo=UTC), ("http",), 4)
     assert [one.message.content for one in store.waiting_messages("http", 10, "oldest_first")] == ["6", "7", "8", "9"]
     assert store.outbox() == {"http": 4}
-    assert store.counters()["messages_dropped"] == 3
+    assert store.counters()["messages_dropped"] == 10 + 3  # of a messenger that is no more, and beyond the limit
+
+
+def test_beyond_the_limit_acknowledged_messages_go_first_and_are_not_counted_as_dropped(store: Store) -> None:
+    messages = [Message(content=str(number)) for number in range(10)]
+    store.put_messages(messages, ("http",))
+    store.attempted("http", [Attempt(response(message)) for message in messages[4:7]])
+
+    def waiting_after(limit: int) -> list[str]:
+        store.prune_messages(datetime(2000, 1, 1, tzinfo=UTC), ("http",), limit)
+        return [one.message.content for one in store.waiting_messages("http", 10, "oldest_first")]
+
+    assert waiting_after(8) == ["0", "1", "2", "3", "7", "8", "9"]
+    assert "messages_dropped" not in store.counters()
+    assert waiting_after(5) == ["2", "3", "7", "8", "9"]
+    assert store.counters()["messages_dropped"] == 2
+
+
+def test_what_waits_for_a_messenger_that_is_configured_no_more_is_counted_as_dropped(store: Store) -> None:
+    store.put_messages([Message(content=str(number)) for number in range(3)], ("http",))
+    for _ in range(2):
+        store.prune_messages(datetime(2000, 1, 1, tzinfo=UTC), (), 100)
+    assert store.outbox() == {}
+    assert store.counters() == {"messages_dropped": 3}
 
 
 # The file --------------------------------------------------------------------------------------------

@@ -140,17 +140,20 @@ class Outbox(Shelf):
     def prune_messages(self, acknowledged_before: datetime, messengers: Sequence[str], limit: int) -> None:
         """Forget what all have acknowledged, who is no messenger any more, and the oldest beyond a limit.
 
+        Each delivery that is given up is counted as `messages_dropped`, as each that came is as `messages_sent`.
+
         Args:
             acknowledged_before: Acknowledged messages are kept until then, for a person to look at.
             messengers: The names of those that are configured.
-            limit: Messages that may wait; what is beyond was stored as detections all the same.
+            limit: Messages that may be there. Of those beyond, acknowledged ones go first, then the oldest; what they
+                said was stored as detections all the same.
         """
         with self._database.writing(durable=False) as connection:
-            connection.execute(
+            dropped = connection.execute(
                 "DELETE FROM delivery WHERE acknowledged_on IS NULL"
                 " AND messenger NOT IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(messengers)),),
-            )
+            ).rowcount
             connection.execute(
                 "DELETE FROM message WHERE seq IN (SELECT m.seq FROM message m WHERE NOT EXISTS"
                 " (SELECT 1 FROM delivery d WHERE d.message = m.seq AND"
@@ -159,10 +162,19 @@ class Outbox(Shelf):
             )
             excess = connection.execute("SELECT max(count(*) - ?, 0) FROM message", (limit,)).fetchone()[0]
             if excess:
-                connection.execute(
-                    "DELETE FROM message WHERE seq IN (SELECT seq FROM message ORDER BY seq LIMIT ?)", (excess,)
-                )
-                count_in(connection, {"messages_dropped": excess})
+                excess -= connection.execute(
+                    "DELETE FROM message WHERE seq IN (SELECT m.seq FROM message m WHERE NOT EXISTS"
+                    " (SELECT 1 FROM delivery d WHERE d.message = m.seq AND d.acknowledged_on IS NULL)"
+                    " ORDER BY m.seq LIMIT ?)",
+                    (excess,),
+                ).rowcount
+                oldest = "(SELECT seq FROM message ORDER BY seq LIMIT ?)"
+                dropped += connection.execute(
+                    f"DELETE FROM delivery WHERE acknowledged_on IS NULL AND message IN {oldest}",  # noqa: S608 - ours
+                    (excess,),
+                ).rowcount
+                connection.execute(f"DELETE FROM message WHERE seq IN {oldest}", (excess,))  # noqa: S608 - ours
+            count_in(connection, {"messages_dropped": dropped})
 
 
 def put_in(
