@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from acoupi_runtime.data import (
     Response,
     ResponseStatus,
     Tag,
+    now,
 )
 from acoupi_runtime.errors import DeploymentError, StoreError
 from acoupi_runtime.store import Attempt, Correction, Outcome, State, Store
@@ -473,6 +474,29 @@ def test_processes_that_open_a_new_store_at_once_make_one(tmp_path: Path) -> Non
     store = Store.open(tmp_path / "m.db")
     assert store.counters() == {"x": 4}
     store.close()
+
+
+def test_the_pace_of_the_last_day_is_that_of_all_files_whatever_became_of_them(store: Store, tmp_path: Path) -> None:
+    made: list[Recording] = []
+    for number, hours in enumerate((30, 20, 15, 10, 5)):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(bytes(10**number))
+        recording, capture = describe(path, created_on=now() - timedelta(hours=hours))
+        store.add_recording(recording, capture)
+        made.append(recording)
+    states = (State.QUARANTINED, State.QUARANTINED, State.KEPT, State.DROPPED)  # and one that waits
+    store.finish([Outcome(one, state, Path("/x")) for one, state in zip(made[:4], states, strict=True)], ())
+    assert store.summary()["bytes_per_day"] == 10 + 100 + 10_000
+
+
+def test_a_new_sensor_whose_model_fails_has_a_pace_from_its_first_recording_on(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(bytes(1000))
+    recording, capture = describe(path, created_on=now() - timedelta(hours=6))
+    store.add_recording(recording, capture)
+    assert store.summary()["bytes_per_day"] == pytest.approx(4000, rel=0.01)
+    store.finish((Outcome(recording, State.QUARANTINED, Path("/x")),), ())
+    assert store.summary()["bytes_per_day"] == pytest.approx(4000, rel=0.01)
 
 
 def test_the_summary_is_plain_json_with_what_status_shows(store: Store) -> None:

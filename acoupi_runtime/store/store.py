@@ -22,6 +22,12 @@ from acoupi_runtime.store.recordings import Recordings
 from acoupi_runtime.store.retained import Retained
 from acoupi_runtime.store.rows import State, instant, micros
 
+# A look for each state: over several at once, SQLite would read all that there is to find the first.
+_FIRSTS = " UNION ALL ".join(
+    f"SELECT min(created_on) AS since FROM recording WHERE state = '{state}'"  # noqa: S608 - names of ours
+    for state in (State.RECORDED, State.KEPT, State.QUARANTINED)
+)
+
 
 class Store(Deployments, Recordings, Outputs, Outbox, Counters, Retained):
     """All shelves over one file."""
@@ -67,8 +73,8 @@ class Store(Deployments, Recordings, Outputs, Outbox, Counters, Retained):
                 "SELECT id, created_on, duration, path FROM recording ORDER BY seq DESC LIMIT 1"
             ).fetchone()
             day = connection.execute(
-                "SELECT coalesce(sum(size), 0), (SELECT min(created_on) FROM recording WHERE state = 'kept')"
-                " FROM recording WHERE state = 'kept' AND created_on >= ?",
+                f"SELECT coalesce(sum(size), 0), (SELECT min(since) FROM ({_FIRSTS}))"  # noqa: S608 - ours
+                " FROM recording WHERE state IN ('recorded', 'kept', 'quarantined') AND created_on >= ?",
                 (micros(now() - timedelta(days=1)),),
             ).fetchone()
             oldest = connection.execute(
