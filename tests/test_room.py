@@ -119,6 +119,7 @@ def test_rows_of_deleted_recordings_are_forgotten_after_a_year(make_bench: MakeB
         bench.clock.since_boot += 3600
         bench.work.housekeeping()
         assert bool(bench.store.known((recording.id,))) is known
+    assert "forgotten" not in bench.store.counters()
 
 
 def test_of_deleted_recordings_only_so_many_are_remembered_and_what_nobody_was_told_is_still_sent(
@@ -131,10 +132,23 @@ def test_of_deleted_recordings_only_so_many_are_remembered_and_what_nobody_was_t
     bench.work.send_messages()
     bench.work.housekeeping()
     assert set(bench.store.known(one.id for one in made)) == {one.id for one in made[2:]}
+    assert bench.store.counters()["forgotten"] == 2
     box.open = True
     bench.clock.since_boot += 3600
     bench.work.send_messages()
     assert len(box.got) == 5
+
+
+def test_what_is_too_old_and_too_much_was_not_forgotten_for_the_limit(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acoupi_runtime.tasks.retention.HISTORY_LIMIT", 1)
+    bench = make_bench({"saving_filters": (DropAll(),)}, retention={"max_history": 3})
+    made = kept(bench, 5)
+    bench.clock.offset = datetime(2026, 5, 5, 18, tzinfo=UTC).timestamp() - bench.clock.since_boot
+    bench.work.housekeeping()
+    assert set(bench.store.known(one.id for one in made)) == {made[4].id}
+    assert bench.store.counters()["forgotten"] == 2  # those of the 3rd and the 4th
 
 
 # A card that takes nothing any more ---------------------------------------------------------------------------------

@@ -88,7 +88,9 @@ class Retained(Shelf):
         return Goes(tuple(moves), freed)
 
     def prune_recordings(self, before: datetime, most: int, limit: int) -> int:
-        """Forget recordings that have no file any more; returns how many.
+        """Forget recordings that have no file any more, with what was heard in them; returns how many.
+
+        Those that nobody wanted to be forgotten yet, but for the limit, are counted as `forgotten`.
 
         Args:
             before: Those made before are forgotten.
@@ -96,17 +98,24 @@ class Retained(Shelf):
             limit: How many are forgotten at once, at most.
         """
         gone = "state IN ('dropped', 'missing')"
+        instant = micros(before)
         with self._database.writing(durable=False) as connection:
+            aged = connection.execute(
+                "DELETE FROM recording WHERE moving_from IS NULL AND seq IN"  # noqa: S608 - ours
+                f" (SELECT seq FROM recording WHERE {gone} AND created_on < ? LIMIT ?)",
+                (instant, limit),
+            ).rowcount
             (excess,) = connection.execute(
                 f"SELECT max(count(*) - ?, 0) FROM recording WHERE {gone}",  # noqa: S608 - ours
                 (most,),
             ).fetchone()
-            return connection.execute(
-                "DELETE FROM recording WHERE moving_from IS NULL AND (seq IN"  # noqa: S608 - ours
-                f" (SELECT seq FROM recording WHERE {gone} AND created_on < :before LIMIT :limit) OR seq IN"
-                f" (SELECT seq FROM recording WHERE {gone} ORDER BY created_on LIMIT min(:excess, :limit)))",
-                {"before": micros(before), "excess": excess, "limit": limit},
-            ).rowcount
+            beyond = connection.execute(
+                "DELETE FROM recording WHERE moving_from IS NULL AND seq IN"  # noqa: S608 - ours
+                f" (SELECT seq FROM recording WHERE {gone} ORDER BY created_on LIMIT ?) RETURNING created_on",
+                (min(excess, limit),),
+            ).fetchall()
+            count_in(connection, {"forgotten": sum(created_on >= instant for (created_on,) in beyond)})
+        return aged + len(beyond)
 
     def tidy(self) -> None:
         """Give pages that were freed back to the disk, some at a time, and keep the planner's figures fresh."""
