@@ -21,6 +21,9 @@ from acoupi_fleet.inventory.hostnames import NameProblemError, expand
 from acoupi_fleet.remote import HostKeys, converse
 
 KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+NONE = "-"
+"""The answer that leaves a value out, where the question offers it."""
+
 HEADER = """\
 # The sensors of this fleet, a line each. Written by acoupi-fleet init; from now on it is yours.
 # Settings of one sensor stand on its line; those of all below [sensors:vars], such as program.recording.duration=10
@@ -119,10 +122,16 @@ def interview(asker: Asker, devices: Devices, *, zone: str) -> str:
     """
     sensors: list[Sensor] = []
     while True:
-        sensors.append(_sensor(asker, devices, sensors))
+        sensor = _sensor(asker, devices, sensors)
+        problem = _complaint(_text([*sensors, sensor], "UTC"))  # values that are right alone may be wrong together
+        if problem is not None:
+            asker.tell(f"{problem}. The line would be: {sensor.line()}")
+            asker.tell("It is not taken; the questions about this sensor come again.")
+            continue
+        sensors.append(sensor)
         if not _yes(asker, "Another sensor?"):
             break
-    zone = _checked(asker, "Time zone of the sensors", zone, lambda answer: _complaint(_text([], answer)))
+    zone = _checked(asker, "Time zone of the sensors", zone, lambda answer: _complaint(_text(sensors, answer)))
     return _text(sensors, zone)
 
 
@@ -140,16 +149,18 @@ def _sensor(asker: Asker, devices: Devices, sensors: list[Sensor]) -> Sensor:
 
     sensor = Sensor(_checked(asker, "Name of the sensor", f"sensor{len(taken) + 1}", free_name))
     _setting(asker, sensor, "host", "Its address (a name or an IP)", f"{sensor.name}.local")
-    _setting(asker, sensor, "port", "Its SSH port (- for the usual one)", "-")
-    before = sensors[-1].settings if sensors else {"user": "pi", "identity": _default_key()}
-    _setting(asker, sensor, "user", "User to log in as", before["user"])
-    key = before.get("identity", "-")
-    _setting(asker, sensor, "identity", "Private key file (- for an agent's, or ssh's own)", key, key_file)
+    _setting(asker, sensor, "port", f"Its SSH port ({NONE} for the usual one)", NONE)
+    before = sensors[-1].settings if sensors else {"identity": _default_key()}
+    _setting(asker, sensor, "user", "User to log in as", before.get("user", "pi"))
+    key = before.get("identity", NONE)
+    _setting(asker, sensor, "identity", f"Private key file ({NONE} for an agent's, or ssh's own)", key, key_file)
+    if "identity" in sensor.settings:
+        sensor.settings["identity"] = _from_anywhere(sensor.settings["identity"])
     _visit(asker, devices, sensor)
     _setting(asker, sensor, "deployment.name", "Name of the place", sensor.name)
-    _setting(asker, sensor, "deployment.latitude", "Latitude in degrees north (- if not known)", "-")
+    _setting(asker, sensor, "deployment.latitude", f"Latitude in degrees north ({NONE} if not known)", NONE)
     if "deployment.latitude" in sensor.settings:
-        _setting(asker, sensor, "deployment.longitude", "Longitude in degrees east (- if not known)", "-")
+        _setting(asker, sensor, "deployment.longitude", f"Longitude in degrees east ({NONE} if not known)", NONE)
     return sensor
 
 
@@ -185,18 +196,18 @@ def _visit(asker: Asker, devices: Devices, sensor: Sensor) -> None:
         asker.tell(f"Its microphone: {found.microphones[0]}")
         sensor.settings["program.microphone.device_name"] = found.microphones[0]
     else:
-        _setting(
-            asker, sensor, "program.microphone.device_name", "Part of the microphone's name (- for the only one)", "-"
-        )
+        question = f"Part of the microphone's name ({NONE} for the only one)"
+        _setting(asker, sensor, "program.microphone.device_name", question, NONE)
 
 
 def key_file(answer: str) -> str | None:
     """Why this file cannot be a private key, or None."""
-    path = Path(answer).expanduser()
     try:
-        first = path.read_text("ascii", errors="replace")[:100]
+        first = Path(answer).expanduser().read_text("ascii", errors="replace")[:100]
     except OSError as error:
         return f"{answer}: {(error.strerror or str(error)).lower()}"
+    except RuntimeError:
+        return f"{answer}: there is no such user"
     if answer.endswith(".pub") or "PRIVATE KEY" not in first:
         return f"{answer} is no private key; name the file beside it without .pub"
     return None
@@ -210,16 +221,16 @@ def _setting(
     default: str,
     also: Callable[[str], str | None] = lambda _: None,
 ) -> None:
-    """Ask for one value until the inventory's own reader takes it; `-` leaves it out."""
+    """Ask for one value until the inventory's own reader takes it; where the question offers it, `-` leaves it out."""
 
     def complaint(answer: str) -> str | None:
-        if answer == "-":
-            return None
+        if answer == NONE:
+            return None if f"({NONE} " in question else f"{NONE} is no answer here; write a value"
         trial = Sensor(sensor.name, {"deployment.name": "x", key: answer})
         return also(answer) or _complaint(_text([trial], "UTC"))
 
     answer = _checked(asker, question, default, complaint)
-    if answer != "-":
+    if answer != NONE:
         sensor.settings[key] = answer
 
 
@@ -237,7 +248,12 @@ def _yes(asker: Asker, question: str) -> bool:
 
 
 def _default_key() -> str:
-    return next((f"~/.ssh/{name}" for name in KEYS if (Path.home() / ".ssh" / name).is_file()), "-")
+    return next((f"~/.ssh/{name}" for name in KEYS if (Path.home() / ".ssh" / name).is_file()), NONE)
+
+
+def _from_anywhere(key: str) -> str:
+    """The same file for whoever reads the inventory, in whichever folder it is written: `~`, or a whole path."""
+    return key if key.startswith("~") else str(Path(key).absolute())
 
 
 def _text(sensors: list[Sensor], zone: str) -> str:

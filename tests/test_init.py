@@ -49,13 +49,16 @@ class Shelf:
         self.microphones = microphones
         self.off = off
         self.trusted: list[str | None] = []
+        self.opened_with: list[Path | None] = []
 
     def door(self, host: Host) -> Door:
+        self.opened_with.append(host.connection.identity)
         if self.off:
             raise UnreachableError(f"{host.connection.address} port 22: no answer within 10 s; is it on?")
         return Door(KEY, "SHA256:abc (ssh-ed25519)")
 
     def look(self, host: Host) -> Found:
+        self.opened_with.append(host.connection.identity)
         self.trusted.append(host.connection.host_key)
         return Found(self.microphones, "Europe/London", ("time server: nobody sets this clock",))
 
@@ -108,6 +111,7 @@ WRONG = {
     "an address": (1, "two words", "it is no name and no address of a host"),
     "a port": (2, "70000", "it is no port"),
     "a key": (4, "/nowhere/key", "no such file"),
+    "a key of nobody": (4, "~nobody-here/key", "there is no such user"),
     "a microphone's number": (6, "3", "'3' is none of 1 to 2"),
     "a latitude": (8, "95", "less than or equal to 90"),
     "a text for a number": (8, "north", "deployment.latitude"),
@@ -134,6 +138,49 @@ def test_values_with_quotes_and_signs_come_back_as_they_were_typed(tmp_path: Pat
     assert configuration.deployment is not None
     assert configuration.deployment.name == name
     assert configuration.program.model_dump()["microphone"]["device_name"] == "1234"
+
+
+def test_a_dash_leaves_out_only_what_the_question_says(tmp_path: Path) -> None:
+    pond = ["pond", "-", "10.0.0.5", "-", "-", "pi", "-", "y", "-", "Mill pond", "52.5", "-", "y"]
+    shed = ["shed", "10.0.0.6", "", "-", "", "", "y", "", "-", "n", ""]
+    person = Answers(*pond, *shed)
+    hosts = load_inventory(talk(person, Shelf("mic"), tmp_path)).hosts
+    assert [(host.connection.address, host.connection.user) for host in hosts] == [
+        ("10.0.0.5", "pi"),
+        ("10.0.0.6", "pi"),
+    ]
+    assert (hosts[0].connection.port, hosts[0].connection.identity) == (None, None)
+    assert hosts[0].variables["deployment.name"].value == "Mill pond"
+    refusals = [number for number, line in enumerate(person.heard) if line == "- is no answer here; write a value."]
+    assert len(refusals) == 4
+    assert all(person.heard[number - 1] == person.heard[number + 1] for number in refusals), "the same question"
+
+
+@pytest.mark.parametrize("spelling", ["keys/pi", "~/keys/pi"])
+def test_a_key_is_found_from_the_visit_and_from_wherever_the_inventory_is_written(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/pi").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shelf = Shelf("mic")
+    (tmp_path / "other").mkdir()
+    path = talk(Answers("pond", "", "", "", spelling, "y", "", "", "n", ""), shelf, tmp_path / "other")
+    assert load_inventory(path).hosts[0].connection.identity == tmp_path / "keys/pi"
+    assert shelf.opened_with == [tmp_path / "keys/pi"] * 2
+    assert (f"identity={spelling}" in path.read_text().replace("'", "")) == spelling.startswith("~")
+
+
+def test_what_is_wrong_only_when_it_is_together_is_not_written(tmp_path: Path) -> None:
+    """A microphone may call itself anything; the reader of inventories does not take any name."""
+    refused = ["pond", "10.0.0.5", "", "", "-", "y", "", ""]
+    taken = ["pond", "10.0.0.5", "", "", "-", "n", "mic", "", "", "n", ""]
+    person = Answers(*refused, *taken)
+    host = load_inventory(talk(person, Shelf("{{mic}}"), tmp_path)).hosts[0]
+    assert host.variables["program.microphone.device_name"].value == "mic"
+    said = next(line for line in person.heard if "The line would be: pond host=10.0.0.5" in line)
+    assert said.startswith("program.microphone.device_name: '{{' is in it")
 
 
 def acoupi_fleet(folder: Path, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
