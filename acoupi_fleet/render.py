@@ -94,8 +94,16 @@ def write(desired: Desired, directory: Path, *, show_secrets: bool) -> None:
         show_secrets: Whether secrets are written as they are, instead of asterisks.
 
     Raises:
-        UsageError: If something else than an earlier run's files is there.
+        UsageError: If something else than an earlier run's files is there, or nothing can be written there.
     """
+    try:
+        _write(desired, directory, show_secrets=show_secrets)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{directory.parent}: {reason}; name another --output") from error
+
+
+def _write(desired: Desired, directory: Path, *, show_secrets: bool) -> None:
     if directory.is_symlink() or (
         directory.exists()
         and not (directory.is_dir() and {path.name for path in directory.iterdir()} <= {"home", "units"})

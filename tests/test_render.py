@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from acoupi_fleet.cli import main
 from acoupi_fleet.configuration import configure_all
 from acoupi_fleet.desired import Desired, File
 from acoupi_fleet.errors import ConfigurationError, UsageError
@@ -136,6 +138,29 @@ def test_nothing_is_written_outside_of_the_folder_or_over_what_is_not_ours(tmp_p
         with pytest.raises(UsageError, match="something else is there"):
             write(desired(tmp_path)["oak"], there, show_secrets=True)
     assert (theirs / "thesis.txt").read_text() == "years of work"
+
+
+def full_disk(self: Path, content: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sensors.ini").write_text(INVENTORY)
+    (tmp_path / "file").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    for output, reason in (("file", "file exists"), ("file/below", "not a directory"), ("/proc/x", "no such file")):
+        assert main(["render", "sensors.ini", "--output", output]) == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert said.err.startswith(f"error: {output}: {reason}")
+        assert said.err.endswith("; name another --output\n")
+    assert (tmp_path / "file").read_text() == "years of work"
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    assert main(["render", "sensors.ini", "--output", "out"]) == 1
+    assert "no space left on device; name another --output" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_wrong_template_is_an_error_of_the_host_that_names_its_line(tmp_path: Path) -> None:
