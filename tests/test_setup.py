@@ -155,6 +155,30 @@ def test_a_template_that_is_wrong_or_reaches_out_is_named(tmp_path: Path, templa
         rendered(templates=[tmp_path])
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (b"#!/bin/sh\n{{ 1 / 0 }}\n", "mine.sh.j2, line 2: ZeroDivisionError: division by zero; correct it"),
+        (b"#!/bin/sh\n\n{{ 'a' + 1 }}", "mine.sh.j2, line 3: TypeError: can only concatenate str"),
+        (b"#!/bin/sh\n{{ 'x'.nothing.there }}", "mine.sh.j2, line 2: 'str object' has no attribute 'nothing'"),
+        (b"#!/bin/sh\n{% if %}", "mine.sh.j2, line 2: Expected an expression"),
+        (b"#!/bin/sh\n# caf\xe9\n", "mine.sh.j2: line 2 of the file is not UTF-8; correct it"),
+        (b"{{ '\\ud800' }}", "mine.sh.j2: UnicodeEncodeError"),
+        (b"\n{% include 'home/_part.j2' %}", "/home/_part.j2: ZeroDivisionError"),
+    ],
+)
+def test_whatever_a_template_does_wrong_is_one_line_with_its_place(tmp_path: Path, template: bytes, said: str) -> None:
+    path = tmp_path / "home" / "bin" / "mine.sh.j2"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(template)
+    (tmp_path / "home" / "_part.j2").write_text("{{ 1 % 0 }}")
+    with pytest.raises(ConfigurationError) as caught:
+        rendered(templates=[tmp_path])
+    assert str(caught.value).startswith("template home/bin/mine.sh.j2")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_users_templates_are_laid_over_ours(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, name, text in (

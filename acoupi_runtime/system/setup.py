@@ -12,6 +12,7 @@ import os
 import posixpath
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -356,13 +357,39 @@ class _Templates:
 
     def render(self, name: str, context: dict[str, Any]) -> bytes:
         """The bytes of a file; none where the template says nothing but white space."""
-        from jinja2 import TemplateError
-
+        path = f"{name}.j2"
         try:
-            text = self._environment.get_template(f"{name}.j2").render(context)
-        except TemplateError as error:
-            raise ConfigurationError(f"template {name}.j2: {error}; correct it") from error
-        return text.encode() if text.strip() else b""
+            text = self._environment.get_template(path).render(context)
+            return text.encode() if text.strip() else b""
+        except Exception as error:  # the template is the user's, and what it calls may raise anything
+            raise ConfigurationError(f"template {_place(path, error)}: {_reason(error)}; correct it") from error
+
+
+def _place(path: str, error: Exception) -> str:
+    """Where a template failed: its name, and the line where it is known, which may be one of a template it includes."""
+    from jinja2 import TemplateSyntaxError
+
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.name or path}, line {error.lineno}"
+    # jinja2 shows a template's own lines in the traceback, by the file that they were read from.
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    if not frames:
+        return path
+    own = frames[-1].filename.endswith(f"/{path}")
+    return f"{path}, line {frames[-1].lineno}{'' if own else f' of {frames[-1].filename}'}"
+
+
+def _reason(error: Exception) -> str:
+    from jinja2 import TemplateError
+
+    match error:
+        case UnicodeDecodeError():
+            line = error.object.count(b"\n", 0, error.start) + 1
+            return f"line {line} of the file is not UTF-8"
+        case TemplateError() | ConfigurationError():
+            return str(error)
+        case _:
+            return f"{type(error).__name__}: {error}"
 
 
 @functools.cache
