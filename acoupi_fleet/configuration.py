@@ -46,7 +46,8 @@ class Configuration:
         deployment: Where the sensor stands; None leaves that to the device.
         workers: The names of its processes, the recording one first.
         scope: `system` (root's units) or `user` (the login user's own).
-        runtime: An environment that is already on the device, used instead of one of ours.
+        runtime: An environment that is already on the device, used instead of one of ours. `~` is the home of the user
+            that runs the services, which only the device knows.
         apt_via: Whose connection the device's apt uses.
         program_package: The folder or wheel, on the workstation, that holds the program.
         ignored: Keys that are not ours, such as Ansible's own; they have no meaning here.

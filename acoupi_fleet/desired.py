@@ -41,6 +41,7 @@ class Desired:
         packages: Debian packages that the device must have.
         lock: The universal, hash-locked list of third-party wheels, as text; its markers are evaluated for the device.
         runtime: An environment that is already on the device, used instead of one made from `lock`; or None.
+            `~` at its beginning is the home of the user that runs the services; a plan has it as the device says it.
         apt_via: Whose connection the device's apt uses.
     """
 

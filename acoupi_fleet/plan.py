@@ -6,6 +6,7 @@ Nothing to do is an empty plan. Restarts are planned too, so that --check shows 
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from acoupi_fleet.changes import (
@@ -63,7 +64,7 @@ def plan(desired: Desired, facts: Facts) -> tuple[Change, ...]:
         if key not in facts.envs:
             changes.append(BuildEnvironment(key))
     elif push is not None and (facts.release is None or facts.release.env != env):
-        changes.append(UseRuntime(desired.runtime))
+        changes.append(UseRuntime(env))
     if push is not None:
         changes.append(push)
     changes += _home(desired, facts)
@@ -141,7 +142,11 @@ def services(desired: Desired) -> tuple[str, ...]:
 
 
 def _env_link(desired: Desired, facts: Facts) -> str:
-    return desired.runtime or f"../../env/{environment_key(desired.lock, facts.target)}"
+    if desired.runtime is None:
+        return f"../../env/{environment_key(desired.lock, facts.target)}"
+    if desired.runtime.startswith("~/"):  # as in the paths of a configuration: of the user that runs the services
+        return f"{PurePosixPath(facts.home_path).parent}{desired.runtime[1:]}"
+    return desired.runtime
 
 
 def _users(desired: Desired, facts: Facts) -> Iterator[Change]:

@@ -88,7 +88,7 @@ def settled(desired: Desired, on: Target | None = None) -> Facts:
         service_home="/var/lib/acoupi" if system else "/home/pi",
         service_groups=frozenset({"acoupi", "audio"}),
         prefix=prefix,
-        home_path="/var/lib/acoupi/.acoupi",
+        home_path="/var/lib/acoupi/.acoupi" if system else "/home/pi/.acoupi",
         run_path="/run/acoupi",
         systemd=True,
         linger=True,
@@ -286,6 +286,16 @@ def test_an_environment_that_is_there_already_is_tried_before_it_is_used() -> No
     desired = wanted()
     changes = plan(replace(desired, runtime="/opt/venv"), settled(desired))
     assert kinds(changes) == [UseRuntime, *PUSH]
+
+
+@pytest.mark.parametrize(("scope", "home"), [("system", "/var/lib/acoupi"), ("user", "/home/pi")])
+def test_the_home_in_an_environments_path_is_that_of_the_user_who_runs_the_services(scope: Scope, home: str) -> None:
+    tried, pushed, *_ = plan(wanted(scope, runtime="~/venv"), settled(wanted(scope)))
+    assert tried == UseRuntime(f"{home}/venv")
+    assert isinstance(pushed, PushRelease)
+    assert pushed.env == f"{home}/venv", "a link does not know what ~ is"
+    there = settled(wanted(scope, runtime=f"{home}/venv"))
+    assert plan(wanted(scope, runtime="~/venv"), there) == ()
 
 
 def test_without_linger_a_users_services_would_end_at_logout() -> None:

@@ -310,6 +310,15 @@ def test_a_device_that_lies_about_what_it_did_is_found_out(owl: Owl) -> None:
     assert "acoupi.target is unknown" in result.error
 
 
+def test_an_environment_in_the_home_of_the_sensors_user_is_found_and_a_second_run_changes_nothing(owl: Owl) -> None:
+    (owl.virtual.home / "venv").symlink_to(sys.prefix)
+    host, desired = owl.wants(runtime="~/venv")
+    (result,) = provision([(host, desired)], options=PATIENT)
+    assert (result.status, result.error) == ("changed", None)
+    assert (owl.prefix / "current/env").readlink() == owl.virtual.home / "venv"
+    assert provision([(host, desired)], options=PATIENT)[0].status == "ok"
+
+
 def test_a_real_environment_is_made_from_wheels_without_an_index_and_then_reused(owl: Owl) -> None:
     host, desired = owl.wants(runtime=None)
     (result,) = provision([(host, desired)], options=PATIENT)
