@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from acoupi_fleet import catalogue, doctor, init, prepare
 from acoupi_fleet.check import check as check_hosts
-from acoupi_fleet.configuration import Configuration, configure_all
+from acoupi_fleet.configuration import Configuration, configure_all, scopes
 from acoupi_fleet.desired import Desired
 from acoupi_fleet.diff import differences
 from acoupi_fleet.errors import EXIT_INTERRUPTED, EXIT_OK, HostError, HostKeyError, UnreachableError, UsageError
@@ -59,6 +59,7 @@ def check(args: Namespace, report: Report) -> int:
 def restart(args: Namespace, report: Report) -> int:
     """Restart sensors, and wait until sound flows again."""
     hosts = _hosts(args)
+    scopes(hosts)  # a wrong one is said before any of them is touched
     with report.progress([host.name for host in hosts], done_word="restarted") as observe:
         results = restart_hosts(
             hosts,
@@ -227,6 +228,7 @@ def _ask_each(
     is_bad: Callable[[T], bool],
 ) -> tuple[list[T], int]:
     """What each host answers, in their order, and the exit code of all; of one that cannot be asked, `blind` tells."""
+    scopes(hosts)  # a wrong one is said before any of them is asked
     keys = HostKeys()
     accepted = _accepted(args, report)
     found: dict[str, T] = {}

@@ -88,9 +88,31 @@ def configure_all(hosts: Iterable[Host]) -> dict[str, Configuration]:
         if configuration is not None:
             found[host.name] = configuration
         problems += reading.problems
-    if problems:  # a group's mistake is told once, not once a host
-        raise ConfigurationError("\n".join(f"{origin}: {what}" for origin, what in sorted(set(problems))))
+    if problems:
+        raise ConfigurationError(_lines(problems))
     return found
+
+
+def scopes(hosts: Iterable[Host]) -> dict[str, Scope]:
+    """Whose units each host runs, by its name: all that a verb needs which only asks sensors.
+
+    Raises:
+        ConfigurationError: With a line for each wrong one, over all hosts.
+    """
+    found: dict[str, Scope] = {}
+    problems: set[Problem] = set()
+    for host in hosts:
+        reading = _Reading(host)
+        found[host.name] = reading.scope()
+        problems |= set(reading.problems)
+    if problems:
+        raise ConfigurationError(_lines(problems))
+    return found
+
+
+def _lines(problems: Iterable[Problem]) -> str:
+    """The text of an error; a group's mistake is told once, not once a host."""
+    return "\n".join(f"{origin}: {what}" for origin, what in sorted(set(problems)))
 
 
 class _Reading:
@@ -107,7 +129,7 @@ class _Reading:
         for key, variable in self.host.variables.items():
             self._sort(key, variable)
         package = self._package()
-        scope = self._choice("systemd_scope", ("system", "user"))
+        scope = self._scope()
         apt_via = self._choice("apt_via", ("device", "workstation"))
         runtime = self._runtime()
         celery = self._validate(CeleryConfig, "celery")
@@ -129,12 +151,22 @@ class _Reading:
             celery=celery,
             deployment=deployment,
             workers=tuple(sorted(workers, key=lambda worker: worker != "recording")),
-            scope="user" if scope == "user" else "system",
+            scope=scope,
             runtime=runtime,
             apt_via="workstation" if apt_via == "workstation" else "device",
             program_package=package,
             ignored=tuple(self.ignored),
         )
+
+    def scope(self) -> Scope:
+        """Whose units the host runs, and nothing else of it."""
+        variable = self.host.variables.get("systemd_scope")
+        if variable is not None:
+            self._sort("systemd_scope", variable)
+        return self._scope()
+
+    def _scope(self) -> Scope:
+        return "user" if self._choice("systemd_scope", ("system", "user")) == "user" else "system"
 
     def _complain(self, variable: Variable, what: str, keys: Keys | None = None) -> None:
         path = keys or variable.path

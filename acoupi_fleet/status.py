@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from acoupi_fleet.configuration import scopes
 from acoupi_fleet.desired import Scope
 from acoupi_fleet.errors import HostError, HostKeyError, UnreachableError
 from acoupi_fleet.inventory import Host
@@ -107,9 +108,12 @@ class Look:
 
 
 def scope_of(host: Host) -> Scope:
-    """Whose units a host runs; wrong values were refused when the inventory was validated."""
-    named = host.variables.get("systemd_scope")
-    return "user" if named is not None and named.value == "user" else "system"
+    """Whose units a host runs.
+
+    Raises:
+        ConfigurationError: If the inventory names nobody's; whoever asks several hosts looks at all of them before.
+    """
+    return scopes([host])[host.name]
 
 
 def look(host: Host, keys: HostKeys, accepted: Callable[[str], None] | None = None) -> Look:

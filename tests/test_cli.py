@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -166,6 +167,26 @@ def test_one_host_that_is_away_does_not_change_what_another_says(sshd: SshServer
     assert run("status", "two.ini", "--limit", "away").code == 4
     both = json.loads(run("status", "two.ini", "--json").out)
     assert [each["state"] for each in both] == ["unreachable", "not provisioned"]
+
+
+@pytest.mark.parametrize("verb", ["status", "restart", "doctor"])
+def test_a_scope_that_is_none_is_refused_before_any_sensor_is_asked(verb: str, run: Callable[..., Said]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.settimeout(0)
+        port = door.getsockname()[1]
+        Path("three.ini").write_text(
+            f"[all:vars]\nhost=127.0.0.1\nport={port}\nsystemd_scope=users\n"
+            "[woods]\npond systemd_scope=user\nshed\nreed\noak systemd_scope=root\n"
+        )
+        said = run(verb, "three.ini", "--timeout", "1")
+        with pytest.raises(BlockingIOError):
+            door.accept()
+    assert (said.code, said.out) == (1, "")
+    assert said.err == (
+        "error: three.ini:4: systemd_scope: 'users' is no choice; write system or user\n"
+        "error: three.ini:9: systemd_scope: 'root' is no choice; write system or user\n"
+    )
+    assert "'users'" not in run(verb, "three.ini", "--timeout", "1", "--limit", "pond").err
 
 
 def test_hosts_are_asked_side_by_side_and_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
