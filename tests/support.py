@@ -199,8 +199,8 @@ def _in_own_mounts(command: str, home: Path) -> str:
 
 
 @contextlib.contextmanager
-def running_sshd(folder: Path) -> Iterator[SshServer]:
-    """Run OpenSSH's server with its keys, log and home directory in `folder`."""
+def running_sshd(folder: Path, *, sessions: int = 200) -> Iterator[SshServer]:
+    """Run OpenSSH's server with its keys, log and home directory in `folder`; it opens so many sessions a login."""
     home, log, config = folder / "home", folder / "sshd.log", folder / "sshd_config"
     home.mkdir(mode=0o700)
     host_key = new_key(folder / "host_key", "the server")
@@ -218,7 +218,7 @@ def running_sshd(folder: Path) -> Iterator[SshServer]:
         StrictModes no
         UsePAM no
         MaxStartups 200
-        MaxSessions 200
+        MaxSessions {sessions}
         Subsystem sftp internal-sftp
         """
     config.write_text("\n".join(line.strip() for line in settings.splitlines()))

@@ -13,14 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import paramiko
 import pytest
+from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
+from acoupi_fleet.device import wire
 from acoupi_fleet.errors import HostError, HostKeyError, UnreachableError
 from acoupi_fleet.inventory import Connection, Host, Origin
 from acoupi_fleet.remote import HostKeys, LinkLostError, converse
+from acoupi_fleet.remote import session as conversations
 from acoupi_fleet.remote.connect import endpoint
 from acoupi_fleet.remote.session import agent_source, start_line
-from tests.support import new_key, wait_until
+from acoupi_fleet.together import together
+from tests.support import new_key, running_sshd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,6 +265,109 @@ def test_a_link_that_is_lost_in_the_middle_is_told_and_the_device_goes_on(sshd: 
         thread.join()
     (tmp_path / "wait").unlink()
     wait_until((tmp_path / "ended").exists, 120, "the command to end although nobody listens")
+
+
+class Fickle(paramiko.ServerInterface):
+    """An SSH server that lets everybody in, and cuts the link at one moment, or says nothing more from then on."""
+
+    def __init__(self, transport: paramiko.Transport, moment: str) -> None:
+        self._transport = transport
+        self._moment = moment
+        self.over = threading.Event()
+
+    def get_allowed_auths(self, username: str) -> str:
+        del username
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        del username, key
+        return AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        del kind, chanid
+        if self._moment == "session":
+            self._transport.close()
+        return OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        del command
+        if self._moment == "command":
+            self._transport.close()
+        if self._moment == "silence":
+            self.over.wait(240)
+        if self._moment == "agent":
+            threading.Thread(target=self._greet, args=(channel,), daemon=True).start()
+        return True
+
+    def _greet(self, channel: paramiko.Channel) -> None:
+        """Say hello, let as much of the agent come as the window takes, and go."""
+        channel.sendall(f'{wire.GREETING}[[3, 11, 2], "x86_64", 64, 1000]\n'.encode())
+        wait_until(channel.recv_ready, 120, "the agent to come")
+        self._transport.close()
+
+
+@contextlib.contextmanager
+def fickle_server(moment: str, key: Path) -> Iterator[int]:
+    """Run such a server for one guest, with a key that the guest knows."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            guest, _ = listening.accept()
+            transport = paramiko.Transport(guest, default_window_size=1 << 15)
+            transport.add_server_key(paramiko.PKey.from_path(key))
+            server = Fickle(transport, moment)
+            servers.append(server)
+            transport.start_server(event=threading.Event(), server=server)
+
+        servers: list[Fickle] = []
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join(60)
+            for server in servers:
+                server.over.set()
+
+
+@pytest.mark.parametrize("moment", ["session", "command", "silence", "agent"])
+def test_a_link_that_is_lost_before_the_first_question_is_a_host_out_of_reach(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "SILENCE_SECONDS", 1.0 if moment == "silence" else 60.0)
+    key = new_key(tmp_path / "key", "everybody's")
+    with fickle_server(moment, tmp_path / "key") as port:
+        way = Connection("127.0.0.1", port, "pi", tmp_path / "key", key, connect_timeout=30)
+        error = refusal(way, keys_in(tmp_path))
+    assert isinstance(error, UnreachableError)
+    assert str(error) == "127.0.0.1: the link was lost before anything was sent; run again"
+
+
+def test_a_server_that_opens_no_session_is_one_host_s_failure_and_the_others_have_their_results(
+    sshd: SshServer, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    with running_sshd(tmp_path / "full", sessions=0) as full:
+        hosts = [a_host(way_to(full)), a_host(way_to(sshd))]
+        results = {
+            host.connection.port: result
+            for host, result in together(hosts, 2, lambda host: say_hello(host.connection, keys_in(tmp_path)))
+        }
+    assert results[sshd.port] == "hello\n"
+    error = results[full.port]
+    assert isinstance(error, UnreachableError)
+    assert "its SSH server opens no session" in str(error)
+    assert "; look at MaxSessions" in str(error)
+
+
+def test_a_link_that_is_lost_after_the_last_answer_costs_nothing(
+    sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: paramiko.Channel) -> None:
+        raise paramiko.SSHException("Key-exchange timed out waiting for key negotiation")
+
+    monkeypatch.setattr(paramiko.Channel, "shutdown_write", lost)
+    assert say_hello(way_to(sshd), keys_in(tmp_path)) == "hello\n"
 
 
 def test_openssh_s_own_configuration_is_asked_and_the_inventory_wins(

@@ -37,7 +37,7 @@ _MOST_NOISE = 64 * 1024
 _MOST_GUESTS = 32
 _LOOPBACK = "127.0.0.1"
 _GONE = (OSError, EOFError, paramiko.SSHException)
-"""What a thread that sends sees when the connection is closed below it."""
+"""What paramiko raises when the connection is closed below it."""
 # Runs under any python3, so that an old one can say that it is old. Reads exactly what is announced: the rest is the
 # conversation.
 _BOOTSTRAP = (
@@ -264,7 +264,7 @@ class Session:
                 self._channel.sendall(piece)
         except TimeoutError:
             raise self._lost("it takes nothing any more") from None
-        except OSError:
+        except _GONE:
             return
 
     def _deliver(self, pieces: Iterable[bytes]) -> None:
@@ -291,7 +291,7 @@ class Session:
             message = wire.unpack(self._reader)
         except TimeoutError:
             raise self._lost(f"it said nothing for {SILENCE_SECONDS:g} s") from None
-        except (wire.LinkLostError, OSError) as error:
+        except (wire.LinkLostError, *_GONE) as error:
             raise self._lost(str(error)) from None
         if message is None:
             raise self._lost(self._reader.complaint() if self._channel.exit_status_ready() else "")
@@ -388,9 +388,41 @@ def converse(
     secret = host.connection.sudo_password
     password = secret.get_secret_value() if secret is not None and scope == "system" else None
     with connect(host.connection, keys, accepted) as transport:
-        channel = transport.open_session(timeout=host.connection.connect_timeout)
-        channel.exec_command(start_line(scope, password=password is not None))
-        session = Session(channel, host.connection.address)
-        session.begin(password)
+        with _before_anything(host.connection.address):
+            channel = transport.open_session(timeout=host.connection.connect_timeout)
+            _execute(channel, start_line(scope, password=password is not None))
+            session = Session(channel, host.connection.address)
+            session.begin(password)
         yield session
-        channel.shutdown_write()
+        with suppress(*_GONE):  # all that was asked for was answered
+            channel.shutdown_write()
+
+
+@contextmanager
+def _before_anything(where: str) -> Iterator[None]:
+    """Until the agent is there nothing can have happened: a link that drops meanwhile is a host out of reach."""
+    try:
+        yield
+    except paramiko.ChannelException as error:
+        raise UnreachableError(
+            f"{where}: the login works, but its SSH server opens no session ({error.text}); look at MaxSessions in "
+            "/etc/ssh/sshd_config there"
+        ) from None
+    except _GONE:
+        raise UnreachableError(f"{where}: the link was lost before anything was sent; run again") from None
+
+
+def _execute(channel: Any, line: str) -> None:
+    """Have the server start a command. paramiko waits for its yes without end, unless the channel is closed."""
+
+    def give_up() -> None:
+        with suppress(*_GONE):
+            channel.close()
+
+    late = threading.Timer(SILENCE_SECONDS, give_up)
+    late.daemon = True
+    late.start()
+    try:
+        channel.exec_command(line)
+    finally:
+        late.cancel()
