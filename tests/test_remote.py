@@ -237,6 +237,37 @@ def test_a_revoked_key_is_refused_even_where_new_ones_are_accepted(sshd: SshServ
         say_hello(way_to(sshd, host_key=None), keys, accepted=print)
 
 
+def test_a_revoked_key_is_refused_whoever_else_vouches_for_it(sshd: SshServer, tmp_path: Path) -> None:
+    trusted, revoked = f"[127.0.0.1]:{sshd.port} {sshd.host_key}", f"@revoked * {sshd.host_key}"
+    other = f"[127.0.0.1]:{sshd.port} {new_key(tmp_path / 'other', 'its new one')}"
+    for lines, pinned in (
+        ([trusted, revoked], None),
+        ([revoked, trusted], None),
+        ([trusted, other, revoked], None),
+        ([revoked], sshd.host_key),
+        ([revoked], fingerprint(sshd)),
+    ):
+        error = refusal(way_to(sshd, host_key=pinned), keys_in(tmp_path, *lines))
+        assert isinstance(error, HostKeyError)
+        assert "is revoked" in str(error)
+    assert "Accepted" not in sshd.log.read_text()
+
+
+def test_known_keys_that_cannot_be_read_vouch_for_nobody_in_one_line(sshd: SshServer, tmp_path: Path) -> None:
+    unreadable = tmp_path / "known_hosts"
+    unreadable.symlink_to("/proc/self/mem")  # root, too, cannot read its beginning
+    error = refusal(way_to(sshd, host_key=None), HostKeys([unreadable]))
+    assert isinstance(error, HostKeyError)
+    assert str(error).startswith(f"{unreadable}: the known host keys cannot be read")
+    assert "Accepted" not in sshd.log.read_text()
+
+
+def test_a_key_that_takes_a_revoked_ones_place_is_trusted(sshd: SshServer, tmp_path: Path) -> None:
+    old, name = new_key(tmp_path / "old", "its old one"), f"[127.0.0.1]:{sshd.port}"
+    keys = keys_in(tmp_path, f"{name} {old}", f"{name} {sshd.host_key}", f"@revoked * {old}")
+    assert say_hello(way_to(sshd, host_key=None), keys) == "hello\n"
+
+
 def test_a_new_key_is_accepted_when_asked_for_shown_and_remembered(sshd: SshServer, tmp_path: Path) -> None:
     path = tmp_path / "ssh/known_hosts"
     lines: list[str] = []

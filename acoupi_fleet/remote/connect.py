@@ -16,7 +16,7 @@ import fabric
 import paramiko
 
 from acoupi_fleet.errors import HostError, HostKeyError, UnreachableError
-from acoupi_fleet.remote.hostkeys import SSH_PORT, HostKeys, Pinned, Unknown, fingerprint, known_name
+from acoupi_fleet.remote.hostkeys import SSH_PORT, HostKeys, Pinned, Unknown, fingerprint, known_name, refuse_revoked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,7 +144,7 @@ def connect(connection: Connection, keys: HostKeys, accepted: Callable[[str], No
     )
     try:
         _trust(client.client, connection, to, keys, accepted)
-        _open(client, connection, to, locked)
+        _open(client, connection, to, keys, locked)
         client.transport.set_keepalive(KEEPALIVE_SECONDS)
         yield client.transport
     finally:
@@ -223,20 +223,21 @@ def _trust(
 ) -> None:
     """Give the client this one host's keys, and the rule for any other."""
     if connection.host_key is not None:
-        client.set_missing_host_key_policy(Pinned(connection.host_key, str(to)))
+        client.set_missing_host_key_policy(Pinned(keys, connection.host_key, str(to)))
         return
     for kind, key in keys.of(to.known_as).items():
         client.get_host_keys().add(known_name(to.address, to.port), kind, key)
     client.set_missing_host_key_policy(Unknown(keys, to.known_as, str(to), accepted))
 
 
-def _open(client: Any, connection: Connection, to: Endpoint, locked: list[Path]) -> None:
+def _open(client: Any, connection: Connection, to: Endpoint, keys: HostKeys, locked: list[Path]) -> None:
     """Shake hands and log in; every way to fail is one line."""
     try:
         client.open()
     except HostError:
         raise
     except paramiko.BadHostKeyException as error:
+        refuse_revoked(keys, error.key, str(to))
         raise HostKeyError(
             f"{to}: its host key has changed: known_hosts has {fingerprint(error.expected_key)}, it shows "
             f"{fingerprint(error.key)}; "

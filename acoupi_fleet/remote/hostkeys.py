@@ -47,11 +47,13 @@ class HostKeys:
         self._revoked: set[str] = set()
 
     def of(self, name: str) -> dict[str, Any]:
-        """The keys known under a name, by type."""
+        """The keys known under a name, by type, without those that are revoked.
+
+        Raises:
+            HostKeyError: A file of keys is there and cannot be read: it may revoke a key, or name another.
+        """
         with self._guard:
-            if not self._read_already:
-                self._read()
-                self._read_already = True
+            self._read_once()
             found = dict(self._keys.get(name, {}))
             for hashed, key in self._hashed:
                 if paramiko.HostKeys.hash_host(name, hashed) == hashed:
@@ -60,7 +62,9 @@ class HostKeys:
 
     def is_revoked(self, key: Any) -> bool:
         """Whether known_hosts says that this key must never be trusted again."""
-        return key.get_base64() in self._revoked
+        with self._guard:
+            self._read_once()
+            return key.get_base64() in self._revoked
 
     def add(self, name: str, key: Any) -> None:
         """Trust a key from now on, as `ssh` does after a yes."""
@@ -75,19 +79,25 @@ class HostKeys:
                 stream.write(gap + f"{name} {key.get_name()} {key.get_base64()}\n".encode())
             self._keys.setdefault(name, {})[key.get_name()] = key
 
-    def _read(self) -> None:
-        for path in self._files:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-            for line in lines:
-                match line.split():
-                    case [] | ["@cert-authority", *_]:  # paramiko knows no certificates
-                        pass
-                    case ["@revoked", _, _, key, *_]:
-                        self._revoked.add(key)
-                    case [names, kind, key, *_] if not names.startswith(("#", "@")):
-                        self._remember(names, kind, key)
-                    case _:
-                        pass
+    def _read_once(self) -> None:
+        """Read the files, unless that was done; the guard is held."""
+        if self._read_already:
+            return
+        trusted = []
+        for line in [line for path in self._files for line in _lines(path)]:
+            match line.split():
+                case [] | ["@cert-authority", *_]:  # paramiko knows no certificates
+                    pass
+                case ["@revoked", _, _, key, *_]:
+                    self._revoked.add(key)
+                case [names, kind, key, *_] if not names.startswith(("#", "@")):
+                    trusted.append((names, kind, key))
+                case _:
+                    pass
+        for names, kind, key in trusted:  # a line that revokes a key may come after one that trusts it
+            if key not in self._revoked:
+                self._remember(names, kind, key)
+        self._read_already = True
 
     def _remember(self, names: str, kind: str, text: str) -> None:
         """Keep one line; a broken one vouches for nobody, nor does a kind that paramiko does not know."""
@@ -104,16 +114,41 @@ class HostKeys:
                 self._keys.setdefault(name, {}).setdefault(kind, entry.key)
 
 
-class Pinned(paramiko.MissingHostKeyPolicy):
-    """The inventory names the key, in full or by its fingerprint: that one and no other."""
+def _lines(path: Path) -> list[str]:
+    """A file's lines; none where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    except OSError as error:
+        raise HostKeyError(
+            f"{path}: the known host keys cannot be read: {error.strerror}; nothing was sent; correct its mode"
+        ) from None
 
-    def __init__(self, wanted: str, where: str) -> None:
+
+def refuse_revoked(keys: HostKeys, key: Any, where: str) -> None:
+    """Whoever vouches for a revoked key, it is not trusted.
+
+    Raises:
+        HostKeyError: It is revoked.
+    """
+    if keys.is_revoked(key):
+        raise HostKeyError(
+            f"{where}: its host key {fingerprint(key)} is revoked in known_hosts; nothing was sent; give the sensor a "
+            "new host key"
+        )
+
+
+class Pinned(paramiko.MissingHostKeyPolicy):
+    """The inventory names the key, in full or by its fingerprint: that one and no other, and not if it is revoked."""
+
+    def __init__(self, keys: HostKeys, wanted: str, where: str) -> None:
+        self._keys = keys
         self._wanted = wanted
         self._where = where
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         """Compare what the server shows with what the inventory says."""
         del client, hostname
+        refuse_revoked(self._keys, key, self._where)
         words = self._wanted.split()
         if self._wanted.rstrip("=") == fingerprint(key) or words[:2] == [key.get_name(), key.get_base64()]:
             return
@@ -136,10 +171,7 @@ class Unknown(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         """Refuse with the fingerprint, so that it can be compared; or remember the key and say so."""
         del client, hostname
-        if self._keys.is_revoked(key):
-            raise HostKeyError(
-                f"{self._where}: its host key {fingerprint(key)} is revoked in known_hosts; nothing was sent"
-            )
+        refuse_revoked(self._keys, key, self._where)
         if self._accepted is None:
             raise HostKeyError(
                 f"{self._where}: its host key {fingerprint(key)} ({key.get_name()}) is not known here; nothing was "
