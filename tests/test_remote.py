@@ -279,6 +279,12 @@ def test_a_new_key_is_accepted_when_asked_for_shown_and_remembered(sshd: SshServ
     assert say_hello(way_to(sshd, host_key=None), HostKeys([path])) == "hello\n"
 
 
+def test_a_new_key_that_cannot_be_remembered_is_not_accepted(sshd: SshServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostKeyError, match=r"cannot be remembered: .*; nothing was sent; correct its mode"):
+        say_hello(way_to(sshd, host_key=None), HostKeys([tmp_path / "file/known_hosts"]), accepted=print)
+
+
 def test_a_link_that_is_lost_in_the_middle_is_told_and_the_device_goes_on(sshd: SshServer, tmp_path: Path) -> None:
     script = 'touch "$0/began"; while test -e "$0/wait"; do sleep 0.1; done; touch "$0/ended"'
     (tmp_path / "wait").touch()
@@ -401,6 +407,16 @@ def test_a_link_that_is_lost_after_the_last_answer_costs_nothing(
     assert say_hello(way_to(sshd), keys_in(tmp_path)) == "hello\n"
 
 
+def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+    """Let every `ssh` read this configuration instead of the tester's own."""
+    (folder / "config").write_text(config)
+    wrapper = folder / "bin/ssh"
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {folder}/config "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+
+
 def test_openssh_s_own_configuration_is_asked_and_the_inventory_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,17 +424,56 @@ def test_openssh_s_own_configuration_is_asked_and_the_inventory_wins(
     (tmp_path / "more").write_text(
         f"Host owl\n HostName 10.1.2.3\n Port 2200\n User nina\n IdentityFile {tmp_path}/key\n"
     )
-    (tmp_path / "config").write_text(f"Include {tmp_path}/more\nMatch host 10.1.2.3\n ProxyJump gate\n")
-    wrapper = tmp_path / "bin/ssh"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {tmp_path}/config "$@"\n')
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    configured(tmp_path, monkeypatch, f"Include {tmp_path}/more\nMatch host 10.1.2.3\n ProxyJump gate\n")
     told = endpoint(Connection("owl"))
     assert (told.address, told.port, told.user, told.identities) == ("10.1.2.3", 2200, "nina", (tmp_path / "key",))
-    assert told.proxy == "ssh -W [10.1.2.3]:2200 -- gate"
+    assert told.proxy == "ssh -W '[10.1.2.3]:2200' -- gate"
     mine = endpoint(Connection("owl", 22, "pi", tmp_path / "mine"))
     assert (mine.port, mine.user, mine.identities) == (22, "pi", (tmp_path / "mine",))
+
+
+@pytest.mark.parametrize(
+    ("setting", "proxy"),
+    [
+        ("ProxyJump none", None),
+        ("ProxyJump nina@gate:2222", "ssh -l nina -p 2222 -W '[owl]:22' -- gate"),
+        ("ProxyJump a,nina@b:2222,c", "ssh -J a,nina@b:2222 -W '[owl]:22' -- c"),
+        ("ProxyJump ssh://x@a:1,ssh://nina@b:2", "ssh -J ssh://x@a:1 -l nina -p 2 -W '[owl]:22' -- b"),
+        ("ProxyJump nina@[fe80::1]:2222", "ssh -l nina -p 2222 -W '[owl]:22' -- fe80::1"),
+        ("ProxyJump 10.0.0.1", "ssh -W '[owl]:22' -- 10.0.0.1"),
+        ("ProxyCommand none", None),
+        ("ProxyCommand nc -x 'a b' %h %p", "nc -x 'a b' owl 22"),
+    ],
+)
+def test_the_way_over_other_hosts_is_openssh_s(
+    setting: str, proxy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(tmp_path, monkeypatch, f"Host owl\n {setting}\n")
+    assert endpoint(Connection("owl")).proxy == proxy
+
+
+def test_a_sensor_behind_two_hops_is_reached(sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hops").write_text(f"first,second,third {sshd.host_key}\n")
+    hop = f"{sshd.user}@{{}}:{sshd.port}"
+    configured(
+        tmp_path,
+        monkeypatch,
+        f"Host owl\n ProxyJump {hop.format('first')},{hop.format('second')}\n"
+        "Host owl first second\n HostName 127.0.0.1\n"
+        f"Host first\n HostKeyAlias first\nHost second\n HostKeyAlias second\n"
+        f"Host *\n IdentityFile {sshd.identity}\n UserKnownHostsFile {tmp_path}/hops\n BatchMode yes\n",
+    )
+    assert say_hello(way_to(sshd, address="owl"), keys_in(tmp_path)) == "hello\n"
+    assert sshd.log.read_text().count("Accepted publickey") == 3
+
+
+@pytest.mark.parametrize("command", ["no-such-program %h %p", "nc %h %p \\", "''", "/etc %h"])
+def test_a_proxy_command_that_cannot_be_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured(tmp_path, monkeypatch, f"Host owl\n ProxyCommand {command}\n")
+    error = refusal(Connection("owl", user="pi"), keys_in(tmp_path))
+    assert isinstance(error, UnreachableError)
+    assert str(error).startswith("pi@owl: its ProxyCommand `")
+    assert str(error).endswith("; correct it in ~/.ssh/config")
 
 
 def test_the_command_line_holds_no_secret_and_nothing_of_the_inventory() -> None:

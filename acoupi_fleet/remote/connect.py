@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -39,7 +40,7 @@ class Endpoint:
         user: Whom to log in as.
         identities: Private keys to offer, besides an agent's.
         known_as: The name under which known_hosts has its key.
-        proxy: A command that reaches it, where the configuration has one.
+        proxy: A command that reaches it, where the configuration has one, in the shell's words.
         timeout: Seconds for each step of connecting.
     """
 
@@ -70,19 +71,39 @@ def endpoint(connection: Connection) -> Endpoint:
         offered = said.get("identityfile", ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"])
         identities = [path for path in map(_home_path, offered) if path.is_file()]
     alias = said.get("hostkeyalias", [""])[0]
-    proxy = said.get("proxycommand", [""])[0]
-    jump = said.get("proxyjump", [""])[0]
-    if jump and jump != "none":
-        proxy = f"ssh -W [{address}]:{port} -- {jump}"
+    command = said.get("proxycommand", ["none"])[0]
+    jump = said.get("proxyjump", ["none"])[0]
+    proxy = None
+    if jump != "none":
+        proxy = shlex.join(_jump(jump, address, port))
+    elif command != "none":
+        proxy = command.replace("%h", address).replace("%p", str(port)).replace("%r", user)
     return Endpoint(
         address=address,
         port=port,
         user=user,
         identities=tuple(identities),
         known_as=alias or known_name(address, port),
-        proxy=proxy if proxy not in ("", "none") else None,
+        proxy=proxy,
         timeout=connection.connect_timeout,
     )
+
+
+def _jump(hops: str, address: str, port: int) -> list[str]:
+    """The words of the `ssh` that reaches an address over `[USER@]HOST[:PORT],...`.
+
+    As OpenSSH's own, the last hop is the destination and the others are its way; and with options for its user and
+    port, since OpenSSH takes no IPv6 address in a URI.
+    """
+    before, _, last = hops.rpartition(",")
+    user, _, place = last.removeprefix("ssh://").rpartition("@")
+    bracketed = place.startswith("[")
+    host, _, at = place[1:].partition("]") if bracketed else place.partition(":")
+    hop_port = at.removeprefix(":")
+    way = ["-J", before] if before else []
+    login = ["-l", user] if user else []
+    door = ["-p", hop_port] if hop_port else []
+    return ["ssh", *way, *login, *door, "-W", f"[{address}]:{port}", "--", host]
 
 
 def _ask_openssh(connection: Connection) -> dict[str, list[str]]:
@@ -127,7 +148,7 @@ def connect(connection: Connection, keys: HostKeys, accepted: Callable[[str], No
     """
     to = endpoint(connection)
     keyfiles, locked = _usable_keys(to, explicit=connection.identity is not None)
-    sock = _proxy(to) if to.proxy else _dial(to)
+    sock = _dial(to) if to.proxy is None else _proxy(to, to.proxy)
     client = fabric.Connection(
         to.address,
         user=to.user,
@@ -184,11 +205,15 @@ def _dial(to: Endpoint) -> socket.socket:
     raise UnreachableError(f"{where}: {reason.strerror if reason else 'no address'}; is it on, and in this network?")
 
 
-def _proxy(to: Endpoint) -> Any:
+def _proxy(to: Endpoint, command: str) -> Any:
     """Through the command that ~/.ssh/config names for this host."""
-    return paramiko.ProxyCommand(
-        (to.proxy or "").replace("%h", to.address).replace("%p", str(to.port)).replace("%r", to.user)
-    )
+    try:
+        return paramiko.ProxyCommand(command)
+    except OSError as error:
+        reason = f"{error.filename or command}: {error.strerror}"
+    except (ValueError, IndexError) as error:  # a quotation that does not end, a command without a word
+        reason = str(error)
+    raise UnreachableError(f"{to}: its ProxyCommand `{command}` cannot be run: {reason}; correct it in ~/.ssh/config")
 
 
 def _usable_keys(to: Endpoint, *, explicit: bool) -> tuple[list[Path], list[Path]]:

@@ -178,5 +178,11 @@ class Unknown(paramiko.MissingHostKeyPolicy):
                 "sent; "
                 "compare it with the sensor's own, then run with --accept-new or set host_key in the inventory"
             )
-        self._keys.add(self._name, key)
+        try:
+            self._keys.add(self._name, key)
+        except OSError as error:
+            raise HostKeyError(
+                f"{self._where}: its host key cannot be remembered: {error.filename or 'known_hosts'}: "
+                f"{error.strerror}; nothing was sent; correct its mode or make room"
+            ) from None
         self._accepted(f"new host key accepted: {self._name} {fingerprint(key)} ({key.get_name()})")
