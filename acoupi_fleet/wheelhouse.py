@@ -151,19 +151,29 @@ class Wheelhouse:
         Blocks for the time of a download when several hosts want the same wheels: one gets them, the others wait.
 
         Raises:
-            HostError: A wheel does not exist for this device, or the index cannot be reached.
+            HostError: A wheel does not exist for this device, or the index cannot be reached, or the cache not be used.
         """
         key = environment_key(self._lock, target)
         with self._guard:
             if key not in self._ready:
-                pins = resolve(self._lock, target)
-                folder = self.cache / key
-                self.cache.mkdir(parents=True, exist_ok=True)
-                with _exclusive(self.cache / f"{key}.lock"):
-                    if not _complete(folder, pins):
-                        _download(folder, pins, target)
-                self._ready[key] = tuple(sorted(folder.glob("*.whl")))
+                try:
+                    self._ready[key] = self._filled(key, target)
+                except OSError as error:
+                    raise HostError(
+                        f"wheels for {target}: the cache {self.cache} cannot be used: {error.strerror or error}; make "
+                        "room, correct its mode, or set XDG_CACHE_HOME to a folder that can be written"
+                    ) from None
             return self._ready[key]
+
+    def _filled(self, key: str, target: Target) -> tuple[Path, ...]:
+        """The wheels in one folder of the cache, which is filled where it is not whole."""
+        pins = resolve(self._lock, target)
+        folder = self.cache / key
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with _exclusive(self.cache / f"{key}.lock"):
+            if not _complete(folder, pins):
+                _download(folder, pins, target)
+        return tuple(sorted(folder.glob("*.whl")))
 
 
 @contextmanager

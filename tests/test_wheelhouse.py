@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -146,6 +148,33 @@ def test_an_index_that_cannot_be_reached_is_told_with_its_cure(tmp_path: Path, m
     lock = f"six==1.17.0 --hash=sha256:{'a' * 64}\n"
     with pytest.raises(HostError, match="acoupi-fleet prepare"):
         Wheelhouse(lock, tmp_path / "cache").ensure(target())
+
+
+@pytest.mark.parametrize("where", ["a file", "below a file", "a folder stands where its lock should"])
+def test_a_cache_that_cannot_be_used_is_told_with_its_cure(where: str, tmp_path: Path, index: Path) -> None:
+    lock, cache = make_wheel(index, "pure"), tmp_path / "cache"
+    if where == "a folder stands where its lock should":
+        (cache / f"{environment_key(lock, target())}.lock").mkdir(parents=True)
+    else:
+        cache.touch()
+        cache = cache if where == "a file" else cache / "acoupi-fleet"
+    for _ in range(2):  # one answer for each host
+        with pytest.raises(HostError, match=r"cannot be used: .*; make room, correct its mode, or set") as refused:
+            Wheelhouse(lock, cache).ensure(target())
+        assert f"the cache {cache} cannot" in str(refused.value)
+
+
+def test_a_disk_that_is_full_is_told_with_its_cure_and_nothing_half_is_kept(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lock = make_wheel(index, "pure")
+    monkeypatch.setattr(type(tmp_path), "write_text", full)
+    with pytest.raises(HostError, match="No space left on device; make room"):
+        Wheelhouse(lock, tmp_path / "cache").ensure(target())
+    assert not list((tmp_path / "cache").glob("*/"))
 
 
 def test_hosts_and_runs_that_want_the_same_wheels_at_once_share_them(tmp_path: Path, index: Path) -> None:
