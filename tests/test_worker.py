@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 import soundfile
@@ -246,6 +247,47 @@ def test_a_place_that_changed_is_another_deployment(tmp_path: Path, tone: Path) 
             with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as store:
                 found = store.execute("SELECT name, ended_on IS NULL FROM deployment ORDER BY seq").fetchall()
             assert found == [("Oak", 1)] if identical else [("Oak", 0), ("Elm", 1)]
+
+
+@pytest.mark.parametrize("kind", ["a file is where its folder should be", "a folder has its name"])
+def test_a_store_that_cannot_be_opened_stops_no_recording_and_has_them_all_when_it_can(
+    tmp_path: Path, tone: Path, kind: str
+) -> None:
+    store = tmp_path / "card" / "store.db"
+    values = listening_values(tmp_path, tone)
+    values["paths"]["db_metadata"] = str(store)
+    with sensor(tmp_path, "default", values) as made:
+        if kind == "a folder has its name":
+            store.mkdir(parents=True)
+        else:
+            store.parent.touch()
+        made.start_redis()
+        process = made.start("worker", "recording")
+        wait_until(lambda: made.recorded() >= 2 or process.poll() is not None, PATIENCE, "recording without a store")
+        assert process.poll() is None, made.errors()
+        early = {path.stem for path in (tmp_path / "recordings" / ".spool").glob("*.wav")}
+        assert len(early) >= 2
+        if store.is_dir():
+            store.rmdir()
+        else:
+            store.parent.unlink()
+        made.start("worker", "processing")
+
+        def filed() -> bool:
+            if not store.is_file():
+                return False
+            with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=60)) as connection:
+                try:
+                    found = connection.execute("SELECT id FROM recording WHERE state = 'kept'").fetchall()
+                except sqlite3.OperationalError:  # it is being made
+                    return False
+            return early <= {str(UUID(bytes=id_)) for (id_,) in found}
+
+        wait_until(filed, PATIENCE, f"what was recorded meanwhile to be filed; {made.errors()}")
+        assert process.poll() is None, made.errors()
+        assert made.status()["deployment"]["name"] == socket.gethostname()
+        with contextlib.closing(sqlite3.connect(store)) as connection:
+            assert connection.execute("SELECT count(*) FROM deployment").fetchone() == (1,)
 
 
 def test_a_worker_that_nobody_asked_for_does_not_start(one: Sensor) -> None:

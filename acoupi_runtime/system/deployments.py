@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
@@ -17,7 +18,7 @@ from uuid import UUID
 
 from acoupi_runtime.configuration import BasicConfig, DeploymentConfig
 from acoupi_runtime.data import Deployment, now
-from acoupi_runtime.errors import AcoupiError, DeploymentError
+from acoupi_runtime.errors import AcoupiError, DeploymentError, StoreError
 from acoupi_runtime.home import Home
 from acoupi_runtime.programs import AcoupiProgram
 from acoupi_runtime.system import config, files
@@ -68,6 +69,25 @@ def bring_together(store: Shelf, wanted: DeploymentConfig, program: Hooks) -> De
     return start(store, wanted, program)
 
 
+def catch_up(store: Shelf, wanted: DeploymentConfig, program: Hooks, meanwhile: Deployment) -> Deployment | None:
+    """As `bring_together`, where recordings were made in a deployment that the store could not be told of.
+
+    That one is what the sensor was in, so that it takes the place of the store's, which may have the same name.
+    """
+    current, last = store.current_deployment(), store.last_deployment()
+    if current is not None and current.id == meanwhile.id:  # its recordings were stored first
+        program.on_start(meanwhile)
+        return current
+    if current is not None:
+        end(store, program)
+    store.start_deployment(meanwhile)
+    program.on_start(meanwhile)
+    if current is None and last is not None and _is(last, wanted):  # stopped by hand: it stays so
+        end(store, program)
+        return None
+    return meanwhile
+
+
 def start(store: Shelf, wanted: DeploymentConfig, program: Hooks) -> Deployment:
     """Start a deployment.
 
@@ -108,6 +128,10 @@ def _is(deployment: Deployment, wanted: DeploymentConfig) -> bool:
     )
 
 
+_AWAY = (AcoupiError, sqlite3.Error, OSError)
+"""What says that the store cannot be asked now."""
+
+
 class Current:
     """The deployment that new recordings belong to, as the recorder asks for it.
 
@@ -117,31 +141,54 @@ class Current:
     def __init__(self, store: Shelf, wanted: DeploymentConfig, program: Hooks) -> None:
         self._store, self._wanted, self._program = store, wanted, program
         self._last: Deployment | None = None
+        self._meanwhile: Deployment | None = None
+        """What recordings were said to belong to while the store said nothing yet."""
+        self._begun = False
+        self._beginning = threading.Lock()
+        self._trouble = ""
 
     def begin(self) -> None:
-        """Bring the wanted deployment and the store's together, as far as that goes."""
-        try:
-            self._last = bring_together(self._store, self._wanted, self._program)
-        except Exception:  # a program's own hook may raise anything
-            logger.exception("the deployment %s could not be started", self._wanted.name)
+        """Bring the wanted deployment and the store's together; where the store is away, `running` tries again."""
+        with self._beginning:
+            if self._begun:
+                return
+            try:
+                if self._meanwhile is None:
+                    self._last = bring_together(self._store, self._wanted, self._program)
+                else:
+                    self._last = catch_up(self._store, self._wanted, self._program, self._meanwhile)
+            except StoreError as error:
+                self._say(error)
+                return
+            except Exception:  # a program's own hook may raise anything
+                logger.exception("the deployment %s could not be started", self._wanted.name)
+            self._begun = True
 
     def running(self) -> bool:
         """Whether there is one; also where that cannot be told."""
+        self.begin()
+        if not self._begun:
+            return True
         try:
             return self._store.current_deployment() is not None
-        except (AcoupiError, sqlite3.Error, OSError) as error:
-            logger.warning("the store does not say which deployment runs: %s", error)
+        except _AWAY as error:
+            self._say(error)
             return True
 
     def __call__(self) -> Deployment:
         """The deployment of a recording that is made now."""
         try:
             self._last = self._store.current_deployment() or self._last
-        except (AcoupiError, sqlite3.Error, OSError) as error:
-            logger.warning("the store does not say which deployment runs: %s", error)
+        except _AWAY as error:
+            self._say(error)
         if self._last is None:
-            self._last = _of(self._wanted)
+            self._last = self._meanwhile = _of(self._wanted)
         return self._last
+
+    def _say(self, error: Exception) -> None:
+        if str(error) != self._trouble:  # asked every few seconds, and a broken card lasts for days
+            self._trouble = str(error)
+            logger.warning("the store does not say which deployment runs: %s", error)
 
 
 def running(home: Home) -> Deployment | None:
