@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from acoupi_runtime.audio.state import RecorderState
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.data import Capture, Recording
 from acoupi_runtime.home import Home
+from acoupi_runtime.system import rescue, revival
+from acoupi_runtime.system.missed import Missed
 from tests.audio_rig import (
     NOON,
     PLACE,
@@ -318,6 +321,59 @@ def test_a_microphone_that_gives_no_sound_is_opened_anew_and_then_only_a_new_pro
     assert card.opened > 1
     assert card.resets > 0
     assert clock.now - 5000 < 60
+
+
+def test_a_microphone_that_opens_and_never_gives_a_frame_is_missing_until_the_first_one(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    card = Card(clock, dead=True)
+    clock.at(13, lambda: setattr(card, "dead", False))
+    run = simulate(tmp_path, configured(tmp_path), 30, clock=clock, source=card)
+    seen = [state for state, _ in groupby(state.state for state in run.states)]
+    assert seen[:3] == ["starting", "no-microphone", "recording"]
+    missing = [state for state in run.states if state.state == "no-microphone"]
+    assert all("no sound" in state.detail for state in missing)
+    assert card.opened > 2
+
+
+def test_a_microphone_that_hangs_reaches_the_reset_of_its_port_over_all_its_new_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, home = SimulatedClock(), Home(tmp_path / "home")
+    config = configured(tmp_path).model_copy(update={"recovery": "usb-reset"})
+    asked: list[float] = []
+    counted: Counter[str] = Counter()
+
+    def state(_: Home = home) -> RecorderState | None:  # the real one asks for the machine's own clock
+        try:
+            return RecorderState.model_validate_json(home.recorder_file.read_bytes())
+        except OSError:
+            return None
+
+    class Shelf:
+        def count_all(self, tally: Counter[str]) -> None:
+            counted.update(tally)
+
+    monkeypatch.setattr(revival, "read_state", state)
+    while clock.now < 5000 + 2 * revival.USB_EVERY:
+        watching = revival.Revival(config, home, clock)  # type: ignore[arg-type]
+        missed = Missed(Shelf(), state, clock)  # type: ignore[arg-type]
+
+        def look(watching: revival.Revival = watching, missed: Missed = missed) -> None:
+            watching.look()
+            missed.look()
+            if rescue.take(home.run_dir / rescue.REQUEST) == rescue.USB_RESET:
+                asked.append(clock.now - 5000)
+
+        for second in range(3, 60, 5):
+            clock.at(second, look)
+        with pytest.raises(RestartNeededError):
+            simulate(tmp_path, config, 3600, clock=clock, source=Card(clock, dead=True))
+        clock._events.clear()
+        missed.write()
+        clock.now += 5
+    assert revival.USB_AFTER <= asked[0] < revival.USB_AFTER + 30
+    assert [round((after - before) / revival.USB_EVERY, 1) for before, after in pairwise(asked)] == [1.0]
+    assert counted["microphone_gone_seconds"] > revival.USB_EVERY / 2
 
 
 def test_a_microphone_that_dies_while_open_is_opened_anew(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ class Recorder:
         """
         with self._only_one():
             dead = 0
+            quiet = ""
             self._written = float("-inf")
             while not stop.is_set():
                 opened = self._look_for_microphone(stop, anew=dead > 0)
@@ -123,7 +124,7 @@ class Recorder:
                 stream, tape = opened
                 gone = ""
                 try:
-                    self._listen(stream, tape, stop)
+                    self._listen(stream, tape, stop, quiet)
                 except DeviceUnavailableError as error:
                     gone = str(error)
                 finally:
@@ -133,7 +134,7 @@ class Recorder:
                 if gone:
                     log.warning("%s", gone)
                     self._report("no-microphone", gone, None)
-                dead = 0 if tape.ring.head else dead + 1
+                dead, quiet = (0, "") if tape.ring.head else (dead + 1, gone)
                 if dead >= _DEAD_OPENINGS:
                     raise RestartNeededError(f"{stream.device}: opened {dead} times and gave no sound; restart")
 
@@ -200,8 +201,15 @@ class Recorder:
             self._report("error" if refused else "no-microphone", detail, None)
             self._clock.wait(stop, min(left, _LOOK_EVERY))
 
-    def _listen(self, stream: Stream, tape: Tape, stop: threading.Event) -> None:
-        """Record from an open microphone until it is gone or `stop` is set."""
+    def _listen(self, stream: Stream, tape: Tape, stop: threading.Event, quiet: str) -> None:
+        """Record from an open microphone until it is gone or `stop` is set.
+
+        Args:
+            stream: The microphone.
+            tape: What comes of it.
+            stop: Ends it.
+            quiet: Why the last opening gave not a frame: that it opens again is no sign of life, its first frame is.
+        """
         recording, microphone = self._config.recording, self._config.microphone
         patience = _STALLED_AFTER + recording.chunksize / microphone.samplerate
         if self._trigger is not None:
@@ -209,7 +217,10 @@ class Recorder:
         self._meter = _Meter(recording.bits, microphone.audio_channels, self._trigger)
         last_heard = self._clock.steady()
         self._written = float("-inf")
-        self._report("starting", "the microphone is open", (stream, tape))
+        if quiet:
+            self._report("no-microphone", quiet, (stream, tape))
+        else:
+            self._report("starting", "the microphone is open", (stream, tape))
         try:
             while True:
                 ending = stop.is_set()

@@ -159,6 +159,7 @@ class _Process:
         self._consumer: Consumer | None = None
         self._current: Current | None = None
         self._missed: Missed | None = None
+        self._revival = Revival(program.config, program.home) if self._records else None
         self._told = float("-inf")
         self._code = 0
 
@@ -201,7 +202,7 @@ class _Process:
 
     def _record(self, config: BasicConfig) -> None:
         """Own the microphone until the end."""
-        from acoupi_runtime.audio.recorder import AlreadyRecordingError, Recorder
+        from acoupi_runtime.audio.recorder import AlreadyRecordingError, Recorder, RestartNeededError
         from acoupi_runtime.clock import SystemClock
         from acoupi_runtime.store import Store
         from acoupi_runtime.store.database import Database
@@ -225,6 +226,12 @@ class _Process:
                             recorder.run(self._pause)
                         except AlreadyRecordingError as error:
                             raise AlreadyRunningError(str(error)) from error
+                        except RestartNeededError:
+                            # On a slow device this process has ended before the thread beside looks for the first time.
+                            if self._revival is not None:
+                                with contextlib.suppress(OSError):
+                                    self._revival.look()
+                            raise
                 else:
                     self._alive("no deployment is running: it was stopped by hand")
                     self._stop.wait(LOOK / 2)
@@ -245,11 +252,10 @@ class _Process:
                 self.end()
             # A recorder goes on: what it records is processed when the program has been mended.
         settle()
-        revival = Revival(self._program.config, self._home) if self._records else None
         while not self._stop.wait(LOOK):
             look()
-            if revival is not None:
-                revival.look()
+            if self._revival is not None:
+                self._revival.look()
             if self._missed is not None:
                 self._missed.look()
             if self._current is not None and not self._current.running():
