@@ -369,7 +369,7 @@ def test_a_microphone_that_hangs_reaches_the_reset_of_its_port_over_all_its_new_
         with pytest.raises(RestartNeededError):
             simulate(tmp_path, config, 3600, clock=clock, source=Card(clock, dead=True))
         clock._events.clear()
-        missed.write()
+        missed.close()
         clock.now += 5
     assert revival.USB_AFTER <= asked[0] < revival.USB_AFTER + 30
     assert [round((after - before) / revival.USB_EVERY, 1) for before, after in pairwise(asked)] == [1.0]

@@ -293,6 +293,27 @@ def test_what_the_recorder_missed_is_counted_for_good(tmp_path: Path) -> None:
     assert store.counters()["lost_seconds"] == 6, "another process begins anew"
 
 
+def test_what_was_missed_in_the_last_minute_does_not_go_with_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, store = SetClock(), Store.open(tmp_path / "store.db")
+    facts = {"state": "paused", "pid": 1, "boottime": 1, "boot_id": "b", "samplerate": 1, "channels": 1}
+    states = [RecorderState.model_validate({**facts, "lost_seconds": lost}) for lost in (8, 3)]
+    missed = Missed(store, states.pop, clock)  # type: ignore[arg-type]
+    missed.look()
+    missed.look()
+    assert store.counters() == {"recording_paused": 1, "lost_seconds": 3}
+
+    def full(_: object) -> None:
+        raise StoreError("the card is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "count_all", full)
+        missed.close()
+    missed.close()
+    assert store.counters() == {"recording_paused": 1, "lost_seconds": 8}
+
+
 def test_a_sensor_counts_by_itself_that_its_microphone_is_gone(tmp_path: Path) -> None:
     with sensor(tmp_path, "default", listening_values(tmp_path, tmp_path / "none.wav")) as made:
         made.start_redis()

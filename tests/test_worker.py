@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,7 +15,13 @@ import pytest
 import soundfile
 
 from acoupi_runtime.audio.guano import read_guano
+from acoupi_runtime.audio.recorder import Recorder, RestartNeededError
+from acoupi_runtime.audio.state import RecorderState, write_state
+from acoupi_runtime.clock import SystemClock
 from acoupi_runtime.configuration import DeploymentConfig
+from acoupi_runtime.store import Store
+from acoupi_runtime.system.files import configured_program
+from acoupi_runtime.system.worker import _Process, worker_of
 from tests.processes import PATIENCE, Sensor, listening_values, sensor
 from tests.support import wait_until
 
@@ -247,6 +255,36 @@ def test_a_place_that_changed_is_another_deployment(tmp_path: Path, tone: Path) 
             with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as store:
                 found = store.execute("SELECT name, ended_on IS NULL FROM deployment ORDER BY seq").fetchall()
             assert found == [("Oak", 1)] if identical else [("Oak", 0), ("Elm", 1)]
+
+
+def test_a_process_that_ends_for_a_dead_microphone_leaves_word_of_it_however_short_its_life(
+    tmp_path: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = listening_values(tmp_path, tone) | {"recovery": "usb-reset"}
+
+    class Dead(Recorder):
+        def run(self, stop: threading.Event) -> None:
+            del stop
+            clock = SystemClock()
+            begun = clock.steady() - 1
+            for later in (0, 1):  # the thread beside has looked once, and is to write a minute later
+                facts = {"state": "no-microphone", "pid": os.getpid(), "boot_id": "", "samplerate": 1, "channels": 1}
+                facts |= {"boottime": begun + later, "lost_seconds": 3 + later}
+                write_state(made.home, RecorderState.model_validate(facts))
+                if not later:
+                    process._missed.look()  # type: ignore[union-attr]
+            raise RestartNeededError("dead")
+
+    monkeypatch.setattr("acoupi_runtime.audio.recorder.Recorder", Dead)
+    with sensor(tmp_path, "default", values) as made:
+        made.home.run_dir.mkdir(exist_ok=True)
+        program = configured_program(made.home)
+        process = _Process(program, worker_of(program, "recording"))
+        with pytest.raises(RestartNeededError):
+            process._record(program.config)
+        assert (made.home.run_dir / "microphone-dead-since").exists()
+        with contextlib.closing(Store.open(tmp_path / "store.db")) as store:
+            assert store.counters() == {"microphone_gone": 1, "microphone_gone_seconds": 1, "lost_seconds": 4}
 
 
 @pytest.mark.parametrize("kind", ["a file is where its folder should be", "a folder has its name"])

@@ -6,6 +6,7 @@ The live state forgets with its process; these figures stay, and are seen in `st
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -18,12 +19,13 @@ logger = logging.getLogger(__name__)
 
 EVERY = 60.0
 """Seconds between two writings, where there is something to write."""
+_PATIENCE = 5.0
 _BEGINNINGS = {"no-microphone": "microphone_gone", "paused": "recording_paused", "error": "recorder_errors"}
 """How often it came to this, by the counter's name."""
 
 
 class Missed:
-    """Follows one recorder's word. One thread calls it.
+    """Follows one recorder's word. Any thread may call it.
 
     Args:
         store: Where the counters are.
@@ -41,9 +43,24 @@ class Missed:
         self._tally: Counter[str] = Counter()
         self._lost = 0.0
         self._write_at = float("-inf")
+        self._mutex = threading.Lock()
 
     def look(self) -> None:
-        """Take note of what has happened since the last look."""
+        """Take note of what has happened since the last look; store it, if the last time was a while ago."""
+        with self._mutex:
+            self._note()
+            if self._clock.steady() >= self._write_at:
+                self._write()
+
+    def close(self) -> None:
+        """Store what would go with the process; given up where another thread waits for the store."""
+        if self._mutex.acquire(timeout=_PATIENCE):
+            try:
+                self._write()
+            finally:
+                self._mutex.release()
+
+    def _note(self) -> None:
         state = self._read()
         if state is None:
             return
@@ -54,10 +71,8 @@ class Missed:
         if last is not None and last.state == state.state == "no-microphone":
             self._tally["microphone_gone_seconds"] += round(state.boottime) - round(last.boottime)
         self._lost += state.lost_seconds - (0.0 if last is None else last.lost_seconds)
-        if self._clock.steady() >= self._write_at:
-            self.write()
 
-    def write(self) -> None:
+    def _write(self) -> None:
         """Store what was noted; what the store does not take now is kept."""
         whole = int(self._lost)
         tally = self._tally + Counter({"lost_seconds": whole})

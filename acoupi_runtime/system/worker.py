@@ -212,11 +212,12 @@ class _Process:
             # Not `Store.open`: a file that cannot be opened now stops no recording. Who uses it tries each time.
             contextlib.closing(Store(Database(files.store_path(config)), SystemClock())) as store,
             contextlib.closing(Filing(store, hint=self._hints.hint)) as filing,
+            contextlib.closing(Missed(store, lambda: read_state(self._home))) as missed,
         ):
             current = Current(store, files.wanted_deployment(self._home), self._program)
             current.begin()
             self._current = current
-            self._missed = Missed(store, lambda: read_state(self._home))
+            self._missed = missed
             recorder = Recorder(config, self._home, deployment=current, sink=filing, alive=self._alive)
             while not self._stop.is_set():
                 if current.running():
@@ -231,6 +232,7 @@ class _Process:
                             if self._revival is not None:
                                 with contextlib.suppress(OSError):
                                     self._revival.look()
+                            missed.look()
                             raise
                 else:
                     self._alive("no deployment is running: it was stopped by hand")
