@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,27 @@ def test_what_was_stopped_by_hand_is_stopped_when_the_store_says_so_again(rig: R
     assert not current.running()
     assert not current.running()
     assert rig.program.told == ["+Oak", "-Oak"] + ["+Oak", "-Oak"] * recorded
+
+
+def test_the_recorder_does_not_wait_for_a_store_that_another_process_holds(rig: Rig) -> None:
+    current = Current(rig.store, OAK, rig.program)
+    current.begin()
+    seen = current()
+    rig.store.close()
+    with (rig.card / "store.db.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert current() == seen
+        assert time.monotonic() - began < 1
+
+
+def test_one_that_is_started_by_hand_is_that_of_the_next_recording(rig: Rig) -> None:
+    current = Current(rig.store, OAK, rig.program)
+    current.begin()
+    assert current().name == "Oak"
+    end(rig.store, rig.program)
+    assert not current.running()
+    assert current().name == "Oak", "a recording that is under way is still of the one that has ended"
+    bring_together(rig.store, ELM, rig.program)
+    assert current.running()
+    assert current().name == "Elm"

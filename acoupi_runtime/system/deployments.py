@@ -135,7 +135,8 @@ _AWAY = (AcoupiError, sqlite3.Error, OSError)
 class Current:
     """The deployment that new recordings belong to, as the recorder asks for it.
 
-    The store may be away for a while (a full or broken card). That stops no recording: the last answer holds.
+    The store may be away for a while (a full or broken card), or let us wait for a minute. That stops no recording: who
+    calls `running` asks the store, every few seconds, and the last answer holds.
     """
 
     def __init__(self, store: Shelf, wanted: DeploymentConfig, program: Hooks) -> None:
@@ -170,17 +171,15 @@ class Current:
         if not self._begun:
             return True
         try:
-            return self._store.current_deployment() is not None
+            current = self._store.current_deployment()
         except _AWAY as error:
             self._say(error)
             return True
+        self._last = current or self._last
+        return current is not None
 
     def __call__(self) -> Deployment:
-        """The deployment of a recording that is made now."""
-        try:
-            self._last = self._store.current_deployment() or self._last
-        except _AWAY as error:
-            self._say(error)
+        """The deployment of a recording that is made now, as last seen: the recorder does not wait for the store."""
         if self._last is None:
             self._last = self._meanwhile = _of(self._wanted)
         return self._last
