@@ -429,6 +429,22 @@ def test_a_store_whose_first_page_is_gone_is_replaced_at_once(tmp_path: Path) ->
     again.close()
 
 
+def test_of_files_that_were_moved_aside_the_newest_two_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    stranger = tmp_path / "metadata.db.corrupt-1.copy-of-mine"
+    stranger.touch()
+    (tmp_path / "99").touch()
+    for number in range(11):  # 10 comes after 9
+        path.write_bytes(f"no database, {number}".encode())
+        Store.open(path).close()
+        path.with_name(f"metadata.db.corrupt-{number + 1}-wal").touch()
+        aside = {one.name for one in tmp_path.glob("*.corrupt-*")} - {stranger.name}
+        numbers = range(max(number, 1), number + 2)
+        assert aside == {f"metadata.db.corrupt-{one}{suffix}" for one in numbers for suffix in ("", "-wal")}
+    assert path.with_name("metadata.db.corrupt-11").read_bytes() == b"no database, 10"
+    assert stranger.exists()
+
+
 def test_corruption_that_is_met_in_the_middle_of_work_is_one_clear_error_and_then_over(tmp_path: Path) -> None:
     path = tmp_path / "metadata.db"
     made = Store.open(path)

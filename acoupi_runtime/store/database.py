@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -26,6 +27,10 @@ REBUILD = "rebuild"
 """The key in `meta` that is there while recordings must be looked for in the files."""
 
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SUFFIXES = ("", "-wal", "-shm")
+"""What a database's files end with."""
+_ASIDE = 2
+"""Corrupt files that are kept, for a person to look at: the newest. A card that breaks makes one after another."""
 _LOCK_PATIENCE = 60.0
 """Seconds to wait for another process that creates, checks or migrates."""
 _BUSY_TIMEOUT = 15.0
@@ -216,14 +221,25 @@ class Database:
             connection.executescript(f"BEGIN IMMEDIATE; {script}; {mark}; COMMIT;")
 
     def _move_aside(self) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
-            number += 1
-        for suffix in ("", "-wal", "-shm"):  # a log that a crash leaves behind is dropped by SQLite: it has no file
+        numbers = self._aside()
+        aside = self._aside_path(max(numbers, default=0) + 1)
+        for suffix in _SUFFIXES:  # a log that a crash leaves behind is dropped by SQLite: it has no file
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        for number in sorted(self._aside())[:-_ASIDE]:
+            for suffix in _SUFFIXES:
+                with contextlib.suppress(OSError):  # it costs room, but nothing else
+                    Path(f"{self._aside_path(number)}{suffix}").unlink(missing_ok=True)
         self._unclean.unlink(missing_ok=True)
         _fsync_folder(self.path.parent)
+
+    def _aside_path(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.corrupt-{number}")
+
+    def _aside(self) -> set[int]:
+        """The numbers of the files that were moved aside."""
+        ours = re.compile(f"{re.escape(self.path.name)}\\.corrupt-([0-9]+)(-wal|-shm)?")
+        return {int(found[1]) for path in self.path.parent.iterdir() if (found := ours.fullmatch(path.name))}
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
