@@ -27,6 +27,7 @@ from acoupi_fleet.changes import (
     Switch,
     UseRuntime,
 )
+from acoupi_fleet.errors import understood
 from acoupi_fleet.plan import services
 from acoupi_fleet.tunnel import serve
 from acoupi_fleet.wheelhouse import resolve
@@ -94,8 +95,11 @@ def apply(
         port = None if lent is None else tunnel.enter_context(session.lend(serve))
 
         def hear(event: dict[str, Any]) -> None:
-            if lent is not None and event["event"] == "step" and event["number"] > lent:
-                tunnel.close()
+            match event:
+                case {"event": "step", "number": int(number)} if lent is not None and number > lent:
+                    tunnel.close()
+                case _:
+                    pass
             observe(event)
 
         answer = session.ask(
@@ -118,10 +122,14 @@ def apply(
             body=lambda: _body(desired, now, wheels),
             observe=hear,
         )
-    health = answer["health"]
-    return Outcome(
-        answer["outcome"], tuple(answer["why"]), tuple(health["problems"].values()), tuple(health["warnings"].values())
-    )
+    with understood():
+        health = answer["health"]
+        return Outcome(
+            answer["outcome"],
+            tuple(map(str, answer["why"])),
+            tuple(map(str, health["problems"].values())),
+            tuple(map(str, health["warnings"].values())),
+        )
 
 
 def _borrows(change: Change) -> bool:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator
 
 from acoupi_fleet.desired import Desired
+from acoupi_fleet.errors import understood
 from acoupi_fleet.inventory import Host
 from acoupi_fleet.remote import HostKeys, converse
 from acoupi_fleet.render import PROGRAM, masked
@@ -26,6 +27,8 @@ def differences(
     """
     with converse(host, desired.scope, keys=keys, accepted=accepted) as session:
         there = session.ask("texts", {"scope": desired.scope, "below": SHOWN})
+    with understood():
+        there = {path: str(text) for path, text in there.items()}
     if not there:
         return ("# nothing is provisioned there yet; acoupi-fleet render writes all that it would get",)
     raw = {file.path: file.content.decode("utf-8", "replace") for file in desired.files}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from acoupi_fleet.errors import FleetError, HostError, UsageError
+from acoupi_fleet.errors import FleetError, HostError, UsageError, understood
 from acoupi_fleet.inventory import Host, load_inventory
 from acoupi_fleet.remote import HostKeys, converse
 from acoupi_fleet.render import PACKAGES
@@ -101,8 +101,13 @@ def single(word: str, identity: Path | None) -> Host:
     return hosts[0]
 
 
+@understood()
 def judge(answer: Mapping[str, Any], *, scope: str, clock_offset: float) -> tuple[Finding, ...]:
-    """What a device's answer means for somebody who wants to record with it."""
+    """What a device's answer means for somebody who wants to record with it.
+
+    Raises:
+        HostError: It is no such answer.
+    """
     return (
         *_system(answer, scope),
         *_sudo(answer, scope),

@@ -11,7 +11,11 @@ FleetError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXIT_OK = 0
 EXIT_DRIFT = 3
@@ -52,3 +56,18 @@ class HostKeyError(HostError):
     """The host showed a key that is not trusted; nothing was sent to it."""
 
     exit_code: ClassVar[int] = 5
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """While a device's answer is read: one of another shape is that host's failure, and not the end of all hosts.
+
+    Raises:
+        HostError: The answer has not the shape that it should have.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise HostError(
+            f"its answer is not understood; run again, and report this if it stays ({type(error).__name__}: {error})"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from acoupi_fleet.errors import understood
 from acoupi_fleet.wheelhouse import Target
 
 if TYPE_CHECKING:
@@ -138,8 +139,13 @@ def look(session: Session, desired: Desired) -> Facts:
     return parse(session.ask("facts", question))
 
 
+@understood()
 def parse(said: Mapping[str, Any]) -> Facts:
-    """The device's answer as values."""
+    """The device's answer as values.
+
+    Raises:
+        HostError: It is no such answer.
+    """
     machine, login, service, units, release = (
         said["machine"],
         said["login"],
@@ -148,7 +154,7 @@ def parse(said: Mapping[str, Any]) -> Facts:
         said["release"],
     )
     return Facts(
-        target=Target(machine["machine"], machine["glibc"], machine["markers"]),
+        target=target(machine),
         bits=machine["bits"],
         login=login["name"],
         login_uid=login["uid"],
@@ -164,16 +170,31 @@ def parse(said: Mapping[str, Any]) -> Facts:
         missing_packages=tuple(said["missing_packages"]),
         can_install=said["can_install"],
         free_bytes=said["free_bytes"],
-        due=said["due"],
+        due=None if said["due"] is None else dict(said["due"]),
         release=_release(release) if release else None,
         releases={name: OldRelease(**about) for name, about in said["releases"].items()},
         envs=frozenset(said["envs"]),
         home={name: Place(**about) for name, about in said["home"].items()},
-        links=units["links"],
-        foreign=units["foreign"],
+        links=dict(units["links"]),
+        foreign=dict(units["foreign"]),
         enabled=units["enabled"],
-        states=said["states"],
+        states={name: dict(state) for name, state in said["states"].items()},
     )
+
+
+@understood()
+def target(machine: Mapping[str, Any]) -> Target:
+    """What the device's wheels must fit, whole enough for every question that will be asked of it.
+
+    Raises:
+        HostError: It is no such answer.
+    """
+    said = Target(machine["machine"], machine["glibc"], dict(machine["markers"]))
+    [int(part) for part in said.python.split(".")]
+    str(said)
+    if said.glibc:
+        said.platforms  # noqa: B018 - raises for a version that is none
+    return said
 
 
 def _release(said: Mapping[str, Any]) -> ReleaseFact:

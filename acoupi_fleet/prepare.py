@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acoupi_fleet.errors import HostError, UsageError
+from acoupi_fleet.errors import HostError, UsageError, understood
+from acoupi_fleet.facts import target as target_of
 from acoupi_fleet.inventory import Host
 from acoupi_fleet.remote import HostKeys, converse
 from acoupi_fleet.wheelhouse import Target, Wheelhouse, environment_key
@@ -80,10 +81,11 @@ def ask(host: Host, keys: HostKeys, accepted: Callable[[str], None] | None) -> T
     """
     with converse(host, "user", keys=keys, accepted=accepted) as session:
         facts = session.ask("facts", {"scope": "user", "packages": [], "units": [], "workers": []})
-    machine = facts["machine"]
-    if machine["bits"] != BITS:
+    with understood():
+        machine, bits = facts["machine"], facts["machine"]["bits"]
+    if bits != BITS:
         raise HostError(f"{host.name}: its system is 32-bit, and there is no numpy for that; install its 64-bit image")
-    return Target(machine["machine"], machine["glibc"], machine["markers"])
+    return target_of(machine)
 
 
 def fill(wanted: Sequence[tuple[str, str, Target]], cache: Path | None = None) -> list[Filled]:

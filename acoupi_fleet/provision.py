@@ -255,11 +255,13 @@ class _Journal:
 
         def hear(event: dict[str, Any]) -> None:
             match event:
-                case {"event": "step", "number": int(number)}:
+                case {"event": "step", "number": int(number)} if 0 <= number < len(order):
                     self.begun.append(str(order[number]))
                     self.note("change", self.begun[-1])
-                case {"event": "progress", "text": str(text), **rest}:
-                    self.note("progress", text, rest.get("percent"))
+                case {"event": "progress", "text": str(text), "percent": int() | float() as percent}:
+                    self.note("progress", text, percent)
+                case {"event": "progress", "text": str(text)}:
+                    self.note("progress", text)
                 case _:
                     pass
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from acoupi_fleet.errors import HostError, UnreachableError
+from acoupi_fleet.errors import HostError, UnreachableError, understood
 from acoupi_fleet.inventory import Host
 from acoupi_fleet.provision import Event, Note, Result
 from acoupi_fleet.remote import HostKeys, LinkLostError, converse
@@ -58,23 +58,28 @@ def _one(
     question = {"scope": scope_of(host), "seconds": WELL_WITHIN, "require_sound": require_sound}
 
     def hear(event: dict[str, object]) -> None:
-        if event["event"] == "progress":
-            observe(Note(host.name, "progress", str(event["text"])))
+        match event:
+            case {"event": "progress", "text": str(text)}:
+                observe(Note(host.name, "progress", text))
+            case _:
+                pass
 
     with converse(host, scope_of(host), keys=keys, accepted=accepted) as session:
         answer = session.ask("restart", question, observe=hear)
-    warnings = tuple(answer["warnings"].values())
+    with understood():
+        warnings = tuple(map(str, answer["warnings"].values()))
+        restarted = ", ".join(answer["restarted"])
+        why = "; ".join(answer["problems"].values())
     for warning in warnings:
         observe(Note(host.name, "warning", warning))
     result = Result(
         host.name,
         "changed",
-        changes=(", ".join(answer["restarted"]),) if answer["restarted"] else (),
+        changes=(restarted,) if restarted else (),
         warnings=warnings,
         seconds=time.monotonic() - began,
     )
-    if answer["problems"]:
-        why = "; ".join(answer["problems"].values())
+    if why:
         return replace(result, status="failed", error=f"{why}; look at `journalctl -u 'acoupi-*'` there", exit_code=2)
     return result
 

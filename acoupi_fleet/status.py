@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from acoupi_fleet.configuration import scopes
 from acoupi_fleet.desired import Scope
-from acoupi_fleet.errors import HostError, HostKeyError, UnreachableError
+from acoupi_fleet.errors import HostError, HostKeyError, UnreachableError, understood
 from acoupi_fleet.inventory import Host
 from acoupi_fleet.remote import HostKeys, converse
 
@@ -139,6 +139,7 @@ def blind(host: Host, error: HostError) -> Look:
     return Look(host.name, state, str(error))
 
 
+@understood()
 def judge(name: str, answer: Mapping[str, Any], *, clock_offset: float | None) -> Look:
     """What an answer of the device means.
 
@@ -146,6 +147,9 @@ def judge(name: str, answer: Mapping[str, Any], *, clock_offset: float | None) -
         name: The sensor.
         answer: What `device/status.py` says: the release, the units, and the program's own status.
         clock_offset: How far its clock is ahead, in seconds; None if it did not say.
+
+    Raises:
+        HostError: It is no such answer.
     """
     if answer["release"] is None:
         return Look(name, "not provisioned", "run acoupi-fleet provision")
@@ -161,17 +165,17 @@ def judge(name: str, answer: Mapping[str, Any], *, clock_offset: float | None) -
         release=answer["release"],
         recording=recorder.get("state") == "recording" and bool(recorder.get("frames_delta")),
         last_age=_age(last.get("created_on"), answer["clock"]),
-        last_duration=last.get("duration"),
-        last_level=last.get("rms"),
-        level=recorder.get("level_rms"),
-        disk_free=disk.get("free"),
-        disk_total=disk.get("total"),
-        days_left=disk.get("days_left"),
+        last_duration=_number(last, "duration"),
+        last_level=_number(last, "rms"),
+        level=_number(recorder, "level_rms"),
+        disk_free=_number(disk, "free"),
+        disk_total=_number(disk, "total"),
+        days_left=_number(disk, "days_left"),
         clock_offset=clock_offset,
         clock_synced=(runtime.get("clock") or {}).get("synced"),
         backlog=_backlog(runtime.get("store")),
         memory_mode=bool(recorder.get("memory_mode")),
-        counters=(runtime.get("store") or {}).get("counters") or {},
+        counters=dict((runtime.get("store") or {}).get("counters") or {}),
         troubles=_troubles(runtime.get("board") or {}),
         last_recording=last or None,
         recorder=recorder or None,
@@ -206,6 +210,14 @@ def _state_of(recorder: Mapping[str, Any], otherwise: str) -> tuple[State, str]:
     return _OF_RECORDER[said], detail or otherwise
 
 
+def _number(said: Mapping[str, Any], key: str) -> Any:
+    """A number that a device says, or None where it says nothing."""
+    value = said.get(key)
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{key} is {value!r}")
+    return value
+
+
 def _age(created_on: str | None, device_now: float) -> float | None:
     return None if created_on is None else device_now - datetime.fromisoformat(created_on).timestamp()
 
@@ -232,8 +244,11 @@ class Clock:
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """Listen for the device's time among its events."""
-        if event["event"] == "clock":
-            self.offset = beyond_delay(event["clock"], self._sent, time.time())
+        match event:
+            case {"event": "clock", "clock": int() | float() as now}:
+                self.offset = beyond_delay(now, self._sent, time.time())
+            case _:
+                pass
 
 
 def beyond_delay(device: float, sent: float, received: float) -> float:

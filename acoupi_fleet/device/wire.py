@@ -38,7 +38,11 @@ def unpack(stream: Readable) -> dict[str, Any] | None:
     (size,) = struct.unpack(">I", first + exactly(stream, 3))
     if size > LARGEST_FRAME:
         raise LinkLostError("the other end does not speak in frames")
-    message = json.loads(exactly(stream, size).decode("utf-8"))
+    text = exactly(stream, size)
+    try:
+        message = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise LinkLostError("a frame that is no JSON") from None
     if not isinstance(message, dict):
         raise LinkLostError("a frame that is no object")
     return message

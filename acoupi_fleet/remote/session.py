@@ -203,6 +203,8 @@ class Session:
                 raise HostError(message["refused"])
             if "broken" in message:
                 raise HostError(f"{self._where}: the agent failed at `{verb}`: {message['broken']}; please report this")
+            if "event" not in message:
+                raise self._lost("it said something that is no answer")
             if message["event"] == "go" and body is not None:
                 threading.Thread(target=self._deliver, args=(body(),), name="delivery", daemon=True).start()
             elif message["event"] != "alive" and observe is not None:
@@ -323,11 +325,21 @@ class Session:
                 raise self._never_greeted()
             line = said.decode("utf-8", "replace")
             if line.startswith(wire.GREETING):
-                version, machine, bits, uid = json.loads(line[len(wire.GREETING) :])
-                return Greeting(tuple(version), machine, bits, uid)
+                return self._greeting(line[len(wire.GREETING) :])
             self._refuse(line)
             noise += len(line) + 1
         raise HostError(f"{self._where}: its login shell prints without end; look at its ~/.bashrc")
+
+    def _greeting(self, text: str) -> Greeting:
+        with suppress(ValueError, RecursionError):
+            match json.loads(text):
+                case [[int(major), int(minor), int(patch)], str(machine), int(bits), int(uid)]:
+                    return Greeting((major, minor, patch), machine, bits, uid)
+                case _:
+                    pass
+        raise HostError(
+            f"{self._where}: its answer is not understood; run again, and look at what its login shell prints"
+        )
 
     def _prompted(self, times: int) -> bool:
         """Whether sudo has asked so often for a password, before the agent's Python has begun to speak."""
