@@ -452,6 +452,11 @@ def test_the_way_over_other_hosts_is_openssh_s(
     assert endpoint(Connection("owl")).proxy == proxy
 
 
+def our_children() -> set[str]:
+    """The processes that this one has started, those that nobody waited for among them."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
 def test_a_sensor_behind_two_hops_is_reached(sshd: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hops").write_text(f"first,second,third {sshd.host_key}\n")
     hop = f"{sshd.user}@{{}}:{sshd.port}"
@@ -463,7 +468,9 @@ def test_a_sensor_behind_two_hops_is_reached(sshd: SshServer, tmp_path: Path, mo
         f"Host first\n HostKeyAlias first\nHost second\n HostKeyAlias second\n"
         f"Host *\n IdentityFile {sshd.identity}\n UserKnownHostsFile {tmp_path}/hops\n BatchMode yes\n",
     )
+    before = our_children()
     assert say_hello(way_to(sshd, address="owl"), keys_in(tmp_path)) == "hello\n"
+    assert our_children() == before, "the proxy's command is ended and waited for"
     assert sshd.log.read_text().count("Accepted publickey") == 3
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 USER_TIMEOUT_SECONDS = 10
 KEEPALIVE_SECONDS = 5
+PROXY_END_SECONDS = 5
 # paramiko logs with a traceback what it also raises; without a handler Python prints that to stderr.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
@@ -171,6 +172,10 @@ def connect(connection: Connection, keys: HostKeys, accepted: Callable[[str], No
     finally:
         client.client.close()
         sock.close()
+        if isinstance(sock, _Proxy):
+            for pipe in (sock.process.stdin, sock.process.stdout, sock.process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _dial(to: Endpoint) -> socket.socket:
@@ -205,10 +210,23 @@ def _dial(to: Endpoint) -> socket.socket:
     raise UnreachableError(f"{where}: {reason.strerror if reason else 'no address'}; is it on, and in this network?")
 
 
+class _Proxy(paramiko.ProxyCommand):
+    """A command in a socket's place, which is waited for when it ends: paramiko's own leaves a zombie for each host."""
+
+    def close(self) -> None:
+        """End the command; its pipes are closed by whoever knows that nobody reads them any more."""
+        self.process.terminate()
+        try:
+            self.process.wait(PROXY_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
 def _proxy(to: Endpoint, command: str) -> Any:
     """Through the command that ~/.ssh/config names for this host."""
     try:
-        return paramiko.ProxyCommand(command)
+        return _Proxy(command)
     except OSError as error:
         reason = f"{error.filename or command}: {error.strerror}"
     except (ValueError, IndexError) as error:  # a quotation that does not end, a command without a word
