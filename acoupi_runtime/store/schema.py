@@ -108,8 +108,6 @@ CREATE TABLE delivery (
     PRIMARY KEY (message, messenger)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_waiting ON delivery (messenger, message) WHERE acknowledged_on IS NULL;
-""",
-    """
 CREATE INDEX recording_quarantined_uploaded ON recording (created_on)
     WHERE state = 'quarantined' AND uploaded_on IS NOT NULL;
 """,
