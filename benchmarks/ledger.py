@@ -16,13 +16,30 @@ import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 from acoupi_runtime.audio.guano import read_guano
+from acoupi_runtime.home import Home
 from acoupi_runtime.programs.energy import EnergyConfig
 from acoupi_runtime.programs.energy import Program as EnergyProgram
 from acoupi_runtime.tasks.pipeline import Pipeline
-from benchmarks.device import Device
+
+
+class Sensor(Protocol):
+    """Whose books are kept."""
+
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def recordings(self) -> Path: ...
+
+    @property
+    def store(self) -> Path: ...
+
+    @property
+    def config(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -75,10 +92,10 @@ class Ledger:
         seen: All completed recordings so far.
     """
 
-    def __init__(self, device: Device, scratch: Path) -> None:
-        self._device = device
+    def __init__(self, sensor: Sensor, scratch: Path) -> None:
+        self._sensor = sensor
         self._scratch = scratch
-        self._pipeline = _pipeline(device)
+        self._pipeline = _pipeline(sensor)
         self.seen: dict[UUID, Seen] = {}
         scratch.mkdir()
 
@@ -90,13 +107,13 @@ class Ledger:
                     self._note(identity, path)
 
     def _files(self) -> Iterator[tuple[UUID, Path]]:
-        spool = self._device.recordings / ".spool"
+        spool = self._sensor.recordings / ".spool"
         # The spool last: what is filed meanwhile is met twice, and never missed twice.
-        for path in (*self._device.recordings.glob("2*/*/*/*.wav"), *spool.glob("*.wav"), *self._quarantined()):
+        for path in (*self._sensor.recordings.glob("2*/*/*/*.wav"), *spool.glob("*.wav"), *self._quarantined()):
             yield UUID(path.stem.rpartition("_")[2]), path
 
     def _quarantined(self) -> Iterator[Path]:
-        yield from (self._device.recordings / "quarantine").glob("*.wav")
+        yield from (self._sensor.recordings / "quarantine").glob("*.wav")
 
     def _note(self, identity: UUID, path: Path) -> None:
         copy = self._scratch / f"{identity}.wav"
@@ -138,13 +155,13 @@ class Ledger:
                 verdict.deleted += 1
             else:
                 verdict.lost.append(f"{identity} {state}")
-        verdict.unfinished += [path.name for path in self._device.recordings.rglob("*.part")]
-        verdict.broken = sum(1 for _ in self._device.recordings.rglob("*.broken"))
+        verdict.unfinished += [path.name for path in self._sensor.recordings.rglob("*.part")]
+        verdict.broken = sum(1 for _ in self._sensor.recordings.rglob("*.broken"))
         self._judge_messages(verdict, received)
         return verdict
 
     def _judge_store(self, verdict: Verdict) -> dict[UUID, tuple[str, bool]]:
-        with contextlib.closing(sqlite3.connect(self._device.store)) as store:
+        with contextlib.closing(sqlite3.connect(self._sensor.store)) as store:
             verdict.integrity = str(store.execute("PRAGMA integrity_check").fetchone()[0])
             verdict.counters = dict(store.execute("SELECT name, value FROM counter"))
             rows = {}
@@ -199,9 +216,9 @@ def _hash_or_none(path: Path) -> str | None:
         return None
 
 
-def _pipeline(device: Device) -> Pipeline:
+def _pipeline(sensor: Sensor) -> Pipeline:
     """What the program does with a recording, as the ledger does it too."""
-    config = device.config
+    config = sensor.config
     assert isinstance(config, EnergyConfig)
-    program = EnergyProgram(config, device.home)
+    program = EnergyProgram(config, sensor.home)
     return replace(program.pipeline(config), model=program.model(config))

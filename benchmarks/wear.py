@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from acoupi_runtime.audio.paths import sync_dir
+from acoupi_runtime.disk import sync_dir
 from acoupi_runtime.store import Store
 from benchmarks.device import UNITS, Device, calls, ended
 from benchmarks.powercut import Card, card, why_not

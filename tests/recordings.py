@@ -101,6 +101,19 @@ def record(
     return recording, capture
 
 
+def leave_unfinished(spool: Path, sound: np.ndarray, samplerate: int) -> None:
+    """Leave a recording in the spool as a power cut leaves it: without sizes, and without its name."""
+    spool.mkdir(parents=True, exist_ok=True)
+    identity = uuid.uuid4()
+    path = spool / f"{identity}.wav"
+    text = compose(*describe(path, len(sound), samplerate, id=identity))
+    descriptor = os.open(f"{path}.part", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        WavFile(descriptor, Format(samplerate, 1, 16), text).write((sound[:, None] * 32767).astype("<i2"))
+    finally:
+        os.close(descriptor)
+
+
 def spool_of(config: BasicConfig) -> Path:
     """Where the recorder of this configuration leaves its recordings."""
     return Path(config.paths.recordings) / ".spool"

@@ -130,6 +130,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill_up(filler: Path) -> None:
+    """Let a file grow until the disk is full."""
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
 FULL = {"duration": 10, "continuous": True}
 
 
@@ -168,16 +178,7 @@ def test_a_disk_that_fills_up_while_a_file_is_written_costs_nothing_if_it_does_n
         small_disk, recording=FULL, retention={"reserve": 16}, paths={"tmp_audio": str(small_disk / "s")}
     )
     clock, filler = SimulatedClock(), small_disk / "filler"
-
-    def fill() -> None:
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                pass
-
-    clock.at(12, fill)
+    clock.at(12, lambda: fill_up(filler))
     clock.at(18, filler.unlink)
     run = simulate(tmp_path, config, 40, clock=clock, source=Card(clock))
     check_files(run.kept)
@@ -186,6 +187,20 @@ def test_a_disk_that_fills_up_while_a_file_is_written_costs_nothing_if_it_does_n
     assert run.states[-1].lost_seconds == 0
     assert breaks(joined(run.kept)) == 0
     assert len(joined(run.kept)) > 38 * 48_000
+
+
+def test_a_disk_that_is_full_for_a_moment_before_the_end_costs_nothing(tmp_path: Path, small_disk: Path) -> None:
+    config = configured(
+        small_disk, recording=FULL, retention={"reserve": 16}, paths={"tmp_audio": str(small_disk / "s")}
+    )
+    clock, filler = SimulatedClock(), small_disk / "filler"
+    clock.at(15.2, lambda: fill_up(filler))
+    clock.at(19.5, filler.unlink)
+    run = simulate(tmp_path, config, 19.6, clock=clock, source=Card(clock))
+    check_files(run.kept)
+    assert any(state.state == "paused" for state in run.states)
+    assert breaks(joined(run.kept)) == 0
+    assert len(joined(run.kept)) > 19.2 * 48_000
 
 
 def test_a_read_only_disk_is_noticed_said_and_survived(tmp_path: Path, small_disk: Path) -> None:
@@ -250,24 +265,17 @@ def traced(folder: Path, home: Home, *options: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
-        ("fsync", "error=EIO:when=2"),
         ("fsync", "error=ENOSPC:when=1+4"),
-        ("pwrite64", "error=EIO:when=2"),
-        ("ftruncate", "error=EROFS:when=1"),
-        ("rename", "error=ENOSPC:when=4"),
         ("write", "error=EIO:when=30+7"),
         ("write", "error=EINTR:when=20+3"),
-        ("fsync", "signal=SIGKILL:when=3"),
-        ("rename", "signal=SIGKILL:when=5"),
-        ("pwrite64", "signal=SIGKILL:when=2"),
+        ("rename", "error=EROFS:when=2+3"),
     ],
 )
-def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_path: Path, call: str, fault: str) -> None:
+def test_a_system_call_that_fails_again_and_again_costs_no_frame(tmp_path: Path, call: str, fault: str) -> None:
     home, config = program(tmp_path, recording={"duration": 2.5, "continuous": True})
     ran = traced(tmp_path, home, "-f", "-qq", f"--trace={call}", f"--inject={call}:{fault}")
-    assert "INJECTED" in (tmp_path / "trace").read_text() or "SIGKILL" in (tmp_path / "trace").read_text()
-    if "SIGKILL" not in fault:
-        assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "trace").read_text().count("INJECTED") > 1
+    assert ran.returncode == 0, ran.stderr
     spool = spool_dir(config)
     repair_parts(spool)
     found = kept(spool)
@@ -279,8 +287,7 @@ def test_whatever_system_call_fails_each_frame_is_in_one_file_or_counted(tmp_pat
         assert first == end, "no frame is missing between two files, and none is in two"
         end = first + frames
     assert breaks(joined(found)) == 0
-    if "SIGKILL" not in fault:
-        assert end > 28 * 48_000
+    assert end > 28 * 48_000
 
 
 def test_a_recording_is_given_its_name_only_when_it_would_outlast_a_power_cut(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -33,6 +35,7 @@ from acoupi_runtime.data import (
 )
 from acoupi_runtime.errors import DeploymentError, StoreError
 from acoupi_runtime.store import Attempt, Correction, Outcome, State, Store
+from acoupi_runtime.store.database import Database
 from tests.recordings import PLACE, SetClock, describe
 from tests.support import must
 
@@ -443,6 +446,49 @@ def test_of_files_that_were_moved_aside_the_newest_two_stay(tmp_path: Path) -> N
         assert aside == {f"metadata.db.corrupt-{one}{suffix}" for one in numbers for suffix in ("", "-wal")}
     assert path.with_name("metadata.db.corrupt-11").read_bytes() == b"no database, 10"
     assert stranger.exists()
+
+
+def test_a_store_that_could_not_be_opened_once_is_opened_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.open(tmp_path / "metadata.db").close()
+
+    def refuse(*_: object) -> None:  # as SQLite does where the card does not let it read the first page
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as loose:
+        loose.setattr(Database, "_connect", refuse)
+        with pytest.raises(StoreError, match="corrupt"):
+            Store.open(tmp_path / "metadata.db")
+    with contextlib.closing(Store.open(tmp_path / "metadata.db")) as store:
+        store.count("works")
+        assert store.counters() == {"works": 1}, "and it is the same one"
+
+
+def test_a_mark_that_cannot_be_looked_for_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Store.open(tmp_path / "metadata.db")) as store:
+
+        def stat(path: Path, **_: bool) -> os.stat_result:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+
+        monkeypatch.setattr(Path, "stat", stat)
+        store.count("works")
+        store.let_go_if_suspect()
+        assert store.counters() == {"works": 1}
+
+
+def test_a_connection_at_which_something_failed_is_not_used_again(tmp_path: Path) -> None:
+    """SQLite keeps a lock that it could not give up for as long as any connection of the process is open."""
+    database = Database(tmp_path / "metadata.db")
+    with contextlib.closing(database):
+        with database.reading() as one, database.reading() as two:
+            pass
+        with pytest.raises(StoreError), database.reading() as broken:
+            broken.execute("SELECT no_such_function()")
+        with database.reading() as connection:
+            assert connection not in {one, two}
+        with database.reading() as again:
+            assert again is connection
 
 
 def test_corruption_that_is_met_in_the_middle_of_work_is_one_clear_error_and_then_over(tmp_path: Path) -> None:

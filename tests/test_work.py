@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import uuid
 import wave
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ import pytest
 
 from acoupi_runtime.audio.guano import read_guano
 from acoupi_runtime.components.saving import DateFileManager
-from acoupi_runtime.data import Recording, derived_id
+from acoupi_runtime.data import ModelOutput, Recording, derived_id
 from acoupi_runtime.home import Home
 from acoupi_runtime.programs import load_program_class
 from acoupi_runtime.programs.energy import EnergyConfig
@@ -28,9 +29,11 @@ from acoupi_runtime.store import Claim, State
 from acoupi_runtime.tasks.filing import Filing
 from acoupi_runtime.tasks.pipeline import Pipeline
 from tests.receiver import Receiver
-from tests.recordings import PLACE, describe, files_below, record, spool_of, tone
+from tests.recordings import PLACE, describe, files_below, leave_unfinished, record, spool_of, tone
 from tests.support import must, wait_until
 from tests.workbench import NAME, DropAll, Ears, Letterbox, MakeBench, detecting
+
+ROOT = Path(__file__).parent.parent
 
 # Filing -------------------------------------------------------------------------------------------------------------
 
@@ -154,6 +157,22 @@ def test_the_recorder_is_not_held_up_by_a_store_that_fails_and_nothing_is_lost(
     assert bench.filed() == {NAME.format(recording.id) for recording in (first, *(one for one, _ in late))}
 
 
+def test_whatever_is_raised_while_a_recording_is_stored_the_next_one_is_stored(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench()
+    hints: list[uuid.UUID] = []
+    filing = Filing(bench.store, hint=hints.append)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.store, "add_recordings", lambda _: 1 / 0)
+        filing.completed(*record(bench.spool))
+        wait_until(lambda: "cannot be stored" in caplog.text, 60, "the failure to be said")
+    second, capture = record(bench.spool)
+    filing.completed(second, capture)
+    filing.close()
+    assert hints == [second.id]
+
+
 def test_what_was_taken_is_stored_before_filing_closes(make_bench: MakeBench) -> None:
     bench = make_bench()
     filing = Filing(bench.store, hint=lambda _: None)
@@ -161,6 +180,39 @@ def test_what_was_taken_is_stored_before_filing_closes(make_bench: MakeBench) ->
         filing.completed(*describe(bench.spool / f"{uuid.uuid4()}.wav"))
     filing.close()
     assert bench.store.backlog() == 300
+
+
+@pytest.mark.parametrize("filed", [False, True])
+def test_a_file_that_cannot_be_read_for_a_while_is_learnt_of_when_it_can(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, filed: bool
+) -> None:
+    bench = make_bench()
+    if filed:  # and its store is lost
+        bench.record()
+        bench.work.process_backlog()
+        bench.work.close()
+        for path in bench.recordings.parent.glob("metadata.db*"):
+            path.unlink()
+    else:
+        bench.work.rescan()
+        record(bench.spool)
+    with monkeypatch.context() as loose:
+
+        def read(path: Path) -> Any:
+            if files_below(bench.recordings):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return read_guano(path)
+
+        loose.setattr("acoupi_runtime.tasks.rescan.read_guano", read)
+        bench.work.rescan()
+        bench.work.rescan()
+    assert bench.store.backlog() == 0
+    assert bench.store.rebuilding == filed, "a new store is not complete yet"
+    assert bench.store.counters()["unreadable"] == 1
+    assert caplog.text.count("cannot be read") == 1
+    bench.work.rescan()
+    assert bench.store.backlog() == 1
+    assert not bench.store.rebuilding
 
 
 # Detection ----------------------------------------------------------------------------------------------------------
@@ -243,6 +295,25 @@ def test_files_that_cannot_be_read_cost_no_recording_an_attempt_and_are_said_onc
     assert attempts == [1, 1, 1]
     bench.work.process_backlog()
     assert {bench.state(one) for one in made} == {State.KEPT}
+
+
+def test_a_part_of_the_program_that_cannot_be_imported_costs_no_recording_an_attempt(make_bench: MakeBench) -> None:
+    class Deaf(Ears):
+        def run(self, recording: Recording) -> ModelOutput:
+            if not self.heard:
+                raise ImportError("cannot import name 'core' from partially initialized module")
+            return super().run(recording)
+
+    ears = Deaf()
+    bench = make_bench({"model": ears})
+    recording = bench.record()
+    for _ in range(4):
+        with pytest.raises(ImportError):
+            bench.work.process_backlog()
+        bench.clock.since_boot += 61
+    ears.heard.append(recording.id)
+    bench.work.process_backlog()
+    assert bench.state(recording) is State.KEPT
 
 
 @pytest.mark.parametrize("ears", [Ears(), None])
@@ -418,3 +489,33 @@ def test_the_energy_program_hears_reports_and_files(tmp_path: Path, receiver: Re
     assert low < 6000 < high
     assert program.work.store.get_model_outputs(quiet)[0].detections == ()
     program.work.close()
+
+
+IMPORTED = """
+import sys
+from pathlib import Path
+from acoupi_runtime.home import Home
+from acoupi_runtime.programs.energy import EnergyConfig, Program
+config = EnergyConfig.model_validate_json(sys.argv[1])
+program = Program(config, Home(Path(sys.argv[2])))
+program.setup(config)
+for task in program.tasks.values():
+    if task.prepare is not None:
+        task.prepare()
+before = set(sys.modules)
+for name in ("rescan", "process_backlog", "rescan", "heartbeat", "send_messages", "housekeeping"):
+    program.tasks[name].function()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_worker_has_imported_all_that_it_needs_before_its_first_task(tmp_path: Path, receiver: Receiver) -> None:
+    """Where a card does not answer in the middle of an import, half a module stays in the process."""
+    paths = {"recordings": str(tmp_path / "recordings"), "db_metadata": str(tmp_path / "m.db")}
+    config = EnergyConfig.model_validate({"paths": paths, "messaging": {"http": {"base_url": receiver.url}}})
+    record(spool_of(config), tone(2, 48_000, 6000, at=1, length=0.2))
+    leave_unfinished(spool_of(config), tone(2, 48_000, 6000, at=1, length=0.2), 48_000)
+    command = [sys.executable, "-c", IMPORTED, config.model_dump_json(), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
+    assert len(receiver.stored) == 3

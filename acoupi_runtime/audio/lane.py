@@ -102,6 +102,9 @@ class Lane:
 
     def finish(self, tape: Tape, now: float) -> None:
         """Close what is being written: the tape ends here."""
+        if self._take is None and self._span is not None:
+            self._try_again = now  # what could not be written a moment ago has no later moment
+            self.advance(tape, now)
         if self._take is not None:
             self._close(tape, now)
         elif self._span is not None:

@@ -62,12 +62,3 @@ def make_spool(spool: Path) -> None:
             ) from None
         if memory and found.st_mode & 0o077:
             raise RecordingError(f"{spool}: other users can look into it; remove it, it is made anew") from None
-
-
-def sync_dir(folder: Path) -> None:
-    """Make a rename within a folder last over a power cut (rename(2) alone does not)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

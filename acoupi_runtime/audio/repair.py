@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from acoupi_runtime.audio import flacfile, guano, wavfile
-from acoupi_runtime.audio.paths import PART, sync_dir
+from acoupi_runtime.audio.paths import PART
 from acoupi_runtime.data import Capture, Recording
+from acoupi_runtime.disk import sync_dir
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ from uuid import UUID, uuid4
 
 from acoupi_runtime.audio import guano
 from acoupi_runtime.audio.levels import Levels
-from acoupi_runtime.audio.paths import PART, sync_dir
+from acoupi_runtime.audio.paths import PART
 from acoupi_runtime.audio.ring import Frames
 from acoupi_runtime.audio.wavfile import Format, WavFile
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
+from acoupi_runtime.disk import sync_dir
 
 SYNC_EVERY = 5.0
 """Seconds of sound that a power cut may take from a recording in the making."""
@@ -172,10 +173,14 @@ def _create(part: Path) -> int:
     """Create a file, and lock it against those who repair what nobody holds."""
     while True:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between the two calls somebody may have found it empty and nobody's, and deleted it.
-        if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
-            return descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Between the two calls somebody may have found it empty and nobody's, and deleted it.
+            if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

@@ -77,6 +77,13 @@ class EnergyDetector:
     version = "1"
 
     def __init__(self, low_frequency: float, high_frequency: float) -> None:
+        # All that listening needs is imported before it: where a card does not answer in the middle of an import, half
+        # a module stays in the process. `ma` is what numpy's quantiles ask for.
+        import numpy.fft
+        import numpy.ma  # noqa: F401
+
+        import acoupi_runtime.audio.wavfile  # noqa: F401
+
         self._low = low_frequency
         self._high = high_frequency
 

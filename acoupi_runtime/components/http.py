@@ -6,6 +6,8 @@ was lost on the way.
 
 from __future__ import annotations
 
+# The name of a host needs it. Looked for at the first message, it would stay unknown if the card did not answer then.
+import encodings.idna  # noqa: F401
 import http.client
 import urllib.error
 import urllib.parse

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from acoupi_runtime.disk import is_there, sync_dir
 from acoupi_runtime.errors import StoreError
 from acoupi_runtime.store.schema import APPLICATION_ID, MIGRATIONS
 
@@ -56,11 +57,13 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection whose single statements each see one state of the database."""
         connection = self._take()
+        good = False
         try:
             with self._explaining():
                 yield connection
+            good = True
         finally:
-            self._give_back(connection)
+            self._give_back(connection, good=good)
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -69,44 +72,41 @@ class Database:
         Args:
             durable: False for what may be lost in a power cut (never in a crash of the process), at no fsync.
         """
-        connection = self._take()
-        try:
-            with self._explaining():
+        with self.reading() as connection:
+            if not durable:
+                connection.execute("PRAGMA synchronous=NORMAL")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
                 if not durable:
-                    connection.execute("PRAGMA synchronous=NORMAL")
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-                finally:
-                    if not durable:
-                        connection.execute("PRAGMA synchronous=FULL")
-        finally:
-            self._give_back(connection)
+                    connection.execute("PRAGMA synchronous=FULL")
 
     def verify(self) -> bool:
         """Check the file if the last shutdown was unclean; False if it is corrupt and about to be replaced.
 
         This is not done while opening: it reads the whole file, and recording must not wait for it.
         """
-        if not self._unclean.exists():
-            return True
+        with self._explaining():
+            if not is_there(self._unclean):
+                return True
         with self.reading() as connection:
             sound = _is_sound(connection)
-        if sound:
-            self._unclean.unlink(missing_ok=True)
-        else:
-            self._suspect.touch(mode=0o640)
+            if sound:
+                self._unclean.unlink(missing_ok=True)
+            else:
+                self._suspect.touch(mode=0o640)
         return sound
 
     def let_go_if_suspect(self) -> None:
         """Give up idle connections to a file that is to be replaced; who is idle for long calls it now and then."""
         with self._mutex:
-            if self._suspect.exists():
+            if self._is_suspect():
                 self._let_go()
 
     def close(self) -> None:
@@ -116,27 +116,44 @@ class Database:
 
     def _take(self) -> sqlite3.Connection:
         with self._mutex:
-            if self._lock_fd is not None and self._suspect.exists():
+            if self._lock_fd is not None and self._is_suspect():
                 self._let_go()
                 if self._lock_fd is not None:
                     raise self._being_replaced()
             with self._explaining():
                 if self._lock_fd is None:
                     self._enter()
-                connection = self._idle.pop() if self._idle else self._connect()
+                try:
+                    connection = self._idle.pop() if self._idle else self._connect()
+                except BaseException:
+                    self._let_go()  # nobody else does, where this was the first connection
+                    raise
             self._busy += 1
             return connection
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: sqlite3.Connection, *, good: bool) -> None:
         with self._mutex:
             self._busy -= 1
             self._idle.append(connection)
-            if self._suspect.exists():
+            if not good:
+                # A lock that could not be given up is kept by SQLite for as long as a connection is open here.
+                self._close_idle()
+            if self._is_suspect():
                 self._let_go()
 
-    def _let_go(self) -> None:
+    def _is_suspect(self) -> bool:
+        """Whether somebody has met corruption; where the card does not say, the next call asks it again."""
+        try:
+            return is_there(self._suspect)
+        except OSError:
+            return False
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
+
+    def _let_go(self) -> None:
+        self._close_idle()
         if self._busy == 0 and self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -174,18 +191,18 @@ class Database:
             if time.monotonic() > end:
                 raise StoreError(f"{self.path}: another process has held it alone for a minute; end that one")
             time.sleep(0.02)
-        if self._suspect.exists():
+        if is_there(self._suspect):
             raise self._being_replaced()
 
     def _being_replaced(self) -> StoreError:
         return StoreError(f"{self.path}: it is corrupt and being replaced; try again in a moment")
 
     def _prepare(self) -> None:
-        if self._wal.exists() and self._wal.stat().st_size:
+        if is_there(self._wal) and self._wal.stat().st_size:
             self._unclean.touch(mode=0o640)  # nobody has it open, and the last one did not close it
         try:
             with contextlib.closing(self._connect()) as connection:
-                sound = not self._suspect.exists() or _is_sound(connection)
+                sound = not is_there(self._suspect) or _is_sound(connection)
                 if sound:
                     self._refuse_foreign(connection)
                     self._migrate(connection)
@@ -231,7 +248,7 @@ class Database:
                 with contextlib.suppress(OSError):  # it costs room, but nothing else
                     Path(f"{self._aside_path(number)}{suffix}").unlink(missing_ok=True)
         self._unclean.unlink(missing_ok=True)
-        _fsync_folder(self.path.parent)
+        sync_dir(self.path.parent)
 
     def _aside_path(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.corrupt-{number}")
@@ -280,11 +297,3 @@ def _lock(descriptor: int, kind: int) -> bool:
             return False
         raise
     return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from acoupi_runtime.audio.paths import sync_dir
+from acoupi_runtime.disk import is_there, sync_dir
 from acoupi_runtime.store import Move
 
 _FOLDER_MODE = 0o750
@@ -80,9 +80,9 @@ def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
     try:
         source.rename(target)
     except FileNotFoundError:
-        if target.exists():
+        if is_there(target):
             return True
-        if not source.exists():
+        if not is_there(source):
             return False
         _make_folder(target.parent)
         return _relocate(source, target, touched)

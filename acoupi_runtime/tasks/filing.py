@@ -76,6 +76,9 @@ class Filing:
                 logger.error("recordings are complete, but not stored yet; the rescan will: %s", error)  # noqa: TRY400
             self._failing = True
             return
+        except Exception:  # whatever it is, those that follow are to be stored
+            logger.exception("recordings are complete, but cannot be stored")
+            return
         if self._failing:
             logger.warning("recordings are stored again")
         self._failing = False

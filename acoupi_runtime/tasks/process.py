@@ -16,6 +16,7 @@ from threading import Lock
 from uuid import UUID
 
 from acoupi_runtime.configuration import ProcessingConfig
+from acoupi_runtime.disk import is_there
 from acoupi_runtime.errors import StoreError
 from acoupi_runtime.store import Claim, Order, Outcome, State, Store
 from acoupi_runtime.tasks.files import follow
@@ -132,6 +133,7 @@ class Processing:
 
         Raises:
             OSError: If its folder cannot be read.
+            ImportError: If a part of the program is not there, or cannot be read now.
         """
         recording = claim.recording
         if claim.attempts > self._config.max_attempts:
@@ -140,20 +142,21 @@ class Processing:
             return Outcome(recording, State.MISSING, None, "its file is not there")
         try:
             return self._pipeline.decide(recording)
+        except ImportError:
+            # The program's trouble, such as a library that the card does not give now: no recording is given up for it.
+            self._store.give_back((claim,), pause=_RETRY)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a model raises, it concerns this recording alone
             return self._failed(claim, error)
 
     def _is_there(self, claim: Claim, path: Path) -> bool:
         """Whether a recording's file is there; where nobody can say, it waits, and those behind it come first."""
         try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+            return is_there(path)
         except OSError as error:
             self._store.give_back((claim,), pause=_RETRY)
             # The folder is named, not the file: else each recording in it would be another trouble to be said.
             raise OSError(error.errno, error.strerror, str(path.parent)) from error
-        return True
 
     def _failed(self, claim: Claim, error: Exception) -> Outcome | None:
         """Let a recording be tried again later, or give it up."""

@@ -6,15 +6,19 @@ Files are the truth about sound, the store about decisions. Each step is bounded
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-from acoupi_runtime.audio.paths import in_memory, sync_dir
+from acoupi_runtime.audio.guano import read_guano
+from acoupi_runtime.audio.paths import in_memory
+from acoupi_runtime.audio.repair import repair_parts
 from acoupi_runtime.clock import Clock, wall_offset
 from acoupi_runtime.data import Capture, Recording
+from acoupi_runtime.disk import is_there, sync_dir
 from acoupi_runtime.store import State, Store
 from acoupi_runtime.tasks.files import follow
 from acoupi_runtime.tasks.process import is_alive
@@ -38,7 +42,12 @@ class Rescan:
         self._recordings = recordings
         self._clock = clock
         self._offset = wall_offset(clock)
-        self._unreadable: set[Path] = set()
+        self._no_recordings: set[Path] = set()
+        """Files in the spool, or filed, that nobody can make anything of."""
+        self._unread: set[Path] = set()
+        """Files that could not be read the last time."""
+        self._walked = False
+        """Whether, of the filed recordings, only those that could not be read are to be looked at for a new store."""
 
     def run(self) -> None:
         """Look once at everything."""
@@ -77,12 +86,9 @@ class Rescan:
         self._offset = offset
 
     def _adopt_spool(self) -> None:
-        if any(self._spool.glob("*.part")):
-            from acoupi_runtime.audio.repair import repair_parts
-
-            repair_parts(self._spool)
-        if not self._spool.is_dir():
+        if not is_there(self._spool):
             return
+        repair_parts(self._spool)
         for paths in _batches(path for path in self._spool.iterdir() if path.suffix in SUFFIXES):
             known = self._store.known(identity for identity in map(_id_of, paths) if identity is not None)
             unknown = []
@@ -99,34 +105,51 @@ class Rescan:
     def _adopt_recordings(self) -> None:
         """Learn from the filed recordings what a new store does not know; they are processed again, to the same end."""
         end = time.monotonic() + _BUDGET
-        files = (path for path in self._recordings.rglob("*") if path.suffix in SUFFIXES and self._is_filed(path))
-        for paths in _batches(files):
+        for paths in _batches(self._unread.copy() if self._walked else self._filed()):
             known = self._store.known(identity for identity in map(_id_of, paths) if identity is not None)
+            self._unread.difference_update(path for path in paths if _id_of(path) in known)
             self._adopt((path for path in paths if _id_of(path) not in known), quarantine=False)
             if time.monotonic() > end:
                 return
-        self._store.rebuilt()
+        self._walked = bool(self._unread)
+        if not self._unread:
+            self._store.rebuilt()
 
-    def _is_filed(self, path: Path) -> bool:
-        """Whether a file below the recordings is one that was kept, by its place."""
-        inside = path.relative_to(self._recordings).parts
-        return self._spool not in path.parents and inside[0] != "quarantine" and not path.name.startswith(".")
+    def _filed(self) -> Iterator[Path]:
+        """All files below the recordings that are, by their place, recordings that were kept.
+
+        Raises:
+            OSError: If a folder cannot be read. `Path.rglob` leaves it out, in some versions of Python.
+        """
+        for folder, inside, names in os.walk(self._recordings, onerror=_raise):
+            here = Path(folder)
+            if here == self._recordings and "quarantine" in inside:
+                inside.remove("quarantine")
+            if self._spool.name in inside and here == self._spool.parent:
+                inside.remove(self._spool.name)
+            yield from (here / name for name in names if Path(name).suffix in SUFFIXES and not name.startswith("."))
 
     def _adopt(self, paths: Iterable[Path], *, quarantine: bool) -> None:
-        from acoupi_runtime.audio.guano import read_guano
-
         adopted: list[tuple[Recording, Capture]] = []
         for path in paths:
-            if path in self._unreadable:
+            if path in self._no_recordings:
                 continue
             try:
                 found = read_guano(path)
             except FileNotFoundError:
+                self._unread.discard(path)
                 continue  # it was filed between the listing and now
-            except (OSError, ValueError) as error:
-                self._unreadable.add(path)
-                logger.error("%s: cannot be read; it is left where it is: %s", path, error)  # noqa: TRY400
+            except OSError as error:
+                if path not in self._unread:
+                    logger.error("%s: cannot be read now; it is tried again: %s", path, error)  # noqa: TRY400
+                    self._store.count("unreadable")
+                self._unread.add(path)
                 continue
+            except ValueError as error:
+                logger.error("%s: is no sound file of ours; it is left where it is: %s", path, error)  # noqa: TRY400
+                self._no_recordings.add(path)
+                continue
+            self._unread.discard(path)
             if found is not None:
                 adopted.append(found)
             elif quarantine:
@@ -141,8 +164,8 @@ class Rescan:
         folder = self._recordings / "quarantine"
         target = folder / path.name
         logger.error("%s: is not a recording of ours; it goes to %s", path, target)
-        if in_memory(self._spool) != in_memory(self._recordings) or target.exists():
-            self._unreadable.add(path)  # it stays: moving it would copy, or overwrite
+        if in_memory(self._spool) != in_memory(self._recordings) or is_there(target):
+            self._no_recordings.add(path)  # it stays: moving it would copy, or overwrite
             return
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         path.rename(target)
@@ -163,3 +186,8 @@ def _batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
     iterator = iter(paths)
     while batch := list(islice(iterator, _BATCH)):
         yield batch
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a folder that is not there, or not any more, holds nothing
+        raise error

@@ -37,7 +37,7 @@ CHANGES: tuple[Change, ...] = (
         "                one.path.parent.mkdir(parents=True, exist_ok=True)\n"
         "                one.recording.path.rename(one.path)\n"
         "            moves = self._store.finish(outcomes",
-        "tests/test_work_crashes.py::test_whichever_write_is_the_one_at_which_it",
+        "tests/test_injection.py::test_whichever_system_call_fails_or_is_the_last_nothing_is_lost[processing]",
     ),
     Change(
         42,
