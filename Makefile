@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 BIN := .venv/bin
 SCRIPTS := .ci/run $(wildcard .ci/*.sh) tests/sensors/power.sh tests/sensors/rootfs/usr/local/sbin/sensor-microphone
 
-.PHONY: test check format prove-tests chaos demo picture wheel lock packages clean
+.PHONY: test check format prove-tests chaos inject demo picture wheel lock packages clean
 
 test: packages .venv/ready ## every test, in parallel; as root, the sensors' image is built before the clocks run
 	@test "$$(id -u)" != 0 || $(BIN)/python -m tests.sensors build || true
@@ -32,6 +32,9 @@ prove-tests: packages .venv/ready ## take away one behaviour at a time and see i
 
 chaos: packages .venv/ready ## as root: kill and flush a sensor's processes, fill its card, cut its power; lose nothing (ARGS="--seconds 60")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+inject: packages .venv/ready ## let each system call of a sensor's processes fail once, and look what is lost (ARGS="--every 20")
+	$(BIN)/python -m benchmarks.injection $(ARGS)
 
 demo: packages .venv/ready ## provision sensors on this machine and watch them record
 	$(BIN)/acoupi-fleet demo
