@@ -53,6 +53,7 @@ LOSSES = {
     "lost_seconds": "s of sound lost",
     "overflows": "overflows",
     "quarantined": "quarantined",
+    "unreadable": "unreadable",
     "not_analysed": "not analysed",
     "messages_dropped": "messages dropped",
     "deleted_not_uploaded": "deleted unsent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def require_room(folder: Path, wanted: float) -> None:
+    """See whether so many bytes may still be written to the file system of a folder.
+
+    Raises:
+        OSError: If not (ENOSPC).
+    """
+    answer = os.statvfs(folder)
+    if answer.f_bavail * answer.f_frsize < wanted:
+        raise OSError(errno.ENOSPC, "too little room for recordings beside program.retention.reserve", str(folder))
 
 
 def sync_dir(folder: Path) -> None:

@@ -28,7 +28,6 @@ from acoupi_runtime.home import Home
 from acoupi_runtime.programs.energy import EnergyConfig
 from acoupi_runtime.programs.energy import Program as EnergyProgram
 from acoupi_runtime.store import Store
-from acoupi_runtime.store.database import Database
 from acoupi_runtime.system.deployments import Current
 from acoupi_runtime.system.missed import Missed
 from acoupi_runtime.tasks.filing import Filing
@@ -203,7 +202,7 @@ def listen(place: Place, watch: Watch = NOBODY, seconds: float = SECONDS) -> boo
     clock.end = clock.now + seconds
     program = EnergyProgram(config, home)
     with (
-        closing(Store(Database(place.store), clock)) as store,
+        closing(Store.at(place.store, clock)) as store,
         closing(Filing(store, hint=lambda _: None)) as filing,
         closing(Missed(store, lambda: read_state(home))) as missed,
     ):

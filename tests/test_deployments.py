@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from acoupi_runtime.clock import SystemClock
 from acoupi_runtime.configuration import DeploymentConfig
 from acoupi_runtime.data import Deployment
 from acoupi_runtime.store import Store
-from acoupi_runtime.store.database import Database
 from acoupi_runtime.system.deployments import Current, bring_together, end
 
 OAK, ELM = DeploymentConfig(name="Oak"), DeploymentConfig(name="Elm")
@@ -36,7 +34,7 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.card, self.aside = folder / "card", folder / "aside"
-        self.store = Store(Database(self.card / "store.db"), SystemClock())
+        self.store = Store.at(self.card / "store.db")
         self.program = Program()
 
     def away(self) -> None:

@@ -382,7 +382,7 @@ def test_recordings_that_have_all_the_room_they_were_given_make_the_recorder_wai
 def test_a_step_of_the_clock_is_counted(tmp_path: Path) -> None:
     clock = SetClock()
     store = Store.open(tmp_path / "store.db", clock)
-    rescan = Rescan(store, tmp_path / "spool", tmp_path / "recordings", clock)
+    rescan = Rescan(store, tmp_path / "spool", tmp_path / "recordings", clock, reserve=0)
     rescan.run()
     clock.offset -= 3600
     rescan.run()

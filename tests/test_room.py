@@ -197,6 +197,26 @@ def test_a_card_that_is_full_costs_no_recording_and_no_attempt(make_bench: MakeB
     assert {bench.state(recording) for recording in recordings} == {State.KEPT}
 
 
+def test_what_is_copied_from_memory_to_the_card_leaves_its_reserve(
+    make_bench: MakeBench, card: Path, tmp_path: Path
+) -> None:
+    paths = {"recordings": str(card / "recordings"), "db_metadata": str(card / "metadata.db")}
+    bench = make_bench(detecting(Ears()), paths=paths | {"tmp_audio": str(tmp_path / "spool")})
+    reserve = bench.config.retention.reserve * 1e6
+    recordings = [bench.record(sound=np.zeros(500_000)) for _ in range(3)]
+    filler = card / "filler"
+    filler.write_bytes(bytes(int(shutil.disk_usage(card).free - reserve - 2_200_000)))
+    bench.work.process_backlog()
+    with pytest.raises(OSError, match="reserve"):
+        bench.work.rescan()
+    assert len(bench.filed()) == 2
+    assert shutil.disk_usage(card).free >= reserve
+    assert {bench.state(recording) for recording in recordings} == {State.KEPT}, "that is decided, and stored"
+    filler.unlink()
+    bench.work.rescan()
+    assert bench.filed() == {NAME.format(recording.id) for recording in recordings}
+
+
 def test_a_result_that_does_not_fit_on_the_card_costs_its_recording_no_attempt(
     make_bench: MakeBench, card: Path
 ) -> None:

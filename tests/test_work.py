@@ -122,10 +122,16 @@ def test_a_spool_on_another_file_system_is_emptied_by_copying(make_bench: MakeBe
         recording, capture = record(bench.spool)
         content = must(recording.path).read_bytes()
         bench.store.add_recording(recording, capture)
+        target = bench.recordings / NAME.format(recording.id)
+        target.parent.mkdir(parents=True)
+        target.with_name(f".{target.name}.4711-42.copy").touch()  # as a process leaves it that is killed there
         bench.work.process_recording(str(recording.id))
         assert (bench.recordings / NAME.format(recording.id)).read_bytes() == content
         assert files_below(bench.recordings) == {NAME.format(recording.id)}
         assert files_below(spool) == set()
+        bench.work.rescan()
+        assert bench.store.moves() == ()
+        assert bench.state(recording) is State.KEPT
     finally:
         shutil.rmtree(spool)
 

@@ -17,12 +17,13 @@ import numpy as np
 from acoupi_runtime.audio.cuts import Cuts
 from acoupi_runtime.audio.paths import make_spool
 from acoupi_runtime.audio.ring import ring_dtype
-from acoupi_runtime.audio.take import Take, require_room
+from acoupi_runtime.audio.take import Take
 from acoupi_runtime.audio.tape import Tape
 from acoupi_runtime.audio.trigger import Span
 from acoupi_runtime.audio.wavfile import MOST_BYTES
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
+from acoupi_runtime.disk import require_room
 from acoupi_runtime.errors import RecordingError
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from acoupi_runtime.audio.ring import Frames
 from acoupi_runtime.audio.wavfile import Format, WavFile
 from acoupi_runtime.configuration import BasicConfig
 from acoupi_runtime.data import Capture, Deployment, Recording
-from acoupi_runtime.disk import sync_dir
+from acoupi_runtime.disk import require_room, sync_dir
 
 SYNC_EVERY = 5.0
 """Seconds of sound that a power cut may take from a recording in the making."""
@@ -182,17 +181,6 @@ def _create(part: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def require_room(folder: Path, wanted: float) -> None:
-    """See whether so many bytes may still be written to the file system of a folder.
-
-    Raises:
-        OSError: If not (ENOSPC).
-    """
-    answer = os.statvfs(folder)
-    if answer.f_bavail * answer.f_frsize < wanted:
-        raise OSError(errno.ENOSPC, "too little room for recordings beside program.retention.reserve", str(folder))
 
 
 def _writer(suffix: str, file: int, form: Format, text: str) -> Writer:

@@ -33,13 +33,18 @@ class Store(Deployments, Recordings, Outputs, Outbox, Counters, Retained):
     """All shelves over one file."""
 
     @classmethod
+    def at(cls, path: Path, clock: Clock | None = None) -> Store:
+        """A store that its first call opens: one that cannot be opened now may be opened by a later call."""
+        return cls(Database(path), clock or SystemClock())
+
+    @classmethod
     def open(cls, path: Path, clock: Clock | None = None) -> Store:
         """Open a store, and make it if it is not there.
 
         Raises:
             StoreError: If the file is another program's, or cannot be opened.
         """
-        store = cls(Database(path), clock or SystemClock())
+        store = cls.at(path, clock)
         store.rebuilding  # noqa: B018 - the first look opens the file, so that a foreign one is refused here
         return store
 

@@ -203,14 +203,12 @@ class _Process:
     def _record(self, config: BasicConfig) -> None:
         """Own the microphone until the end."""
         from acoupi_runtime.audio.recorder import AlreadyRecordingError, Recorder, RestartNeededError
-        from acoupi_runtime.clock import SystemClock
         from acoupi_runtime.store import Store
-        from acoupi_runtime.store.database import Database
         from acoupi_runtime.tasks.filing import Filing
 
         with (
-            # Not `Store.open`: a file that cannot be opened now stops no recording. Who uses it tries each time.
-            contextlib.closing(Store(Database(files.store_path(config)), SystemClock())) as store,
+            # Not `Store.open`: a file that cannot be opened now stops no recording.
+            contextlib.closing(Store.at(files.store_path(config))) as store,
             contextlib.closing(Filing(store, hint=self._hints.hint)) as filing,
             contextlib.closing(Missed(store, lambda: read_state(self._home))) as missed,
         ):

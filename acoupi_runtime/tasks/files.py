@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from acoupi_runtime.disk import is_there, sync_dir
+from acoupi_runtime.disk import is_there, require_room, sync_dir
 from acoupi_runtime.store import Move
 
 _FOLDER_MODE = 0o750
@@ -38,13 +39,14 @@ class Followed:
     error: OSError | None = None
 
 
-def follow(moves: Iterable[Move], *, durable: bool = True) -> Followed:
+def follow(moves: Iterable[Move], *, durable: bool = True, reserve: float = 0.0) -> Followed:
     """Move and delete files as was decided; each on its own, their folders synced once for all of them.
 
     Args:
         moves: What was decided.
         durable: False where the rescan will follow once more before it is noted as done: then a sync for each recording
             would only wear the card.
+        reserve: Bytes that stay free where files are copied to: without them, the store could not decide any more.
     """
     followed = Followed()
     arrived: dict[Path, None] = {}
@@ -55,7 +57,7 @@ def follow(moves: Iterable[Move], *, durable: bool = True) -> Followed:
                 move.source.unlink(missing_ok=True)
                 left[move.source.parent] = None
                 followed.done.append(move)
-            elif _relocate(move.source, move.target, arrived):
+            elif _relocate(move.source, move.target, arrived, reserve):
                 left[move.source.parent] = None
                 followed.done.append(move)
             else:
@@ -74,7 +76,7 @@ def follow(moves: Iterable[Move], *, durable: bool = True) -> Followed:
     return followed
 
 
-def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
+def _relocate(source: Path, target: Path, touched: dict[Path, None], reserve: float) -> bool:
     """Move one file; False if it is nowhere. A file that has moved already, or halfway, comes to the same end."""
     touched[target.parent] = None
     try:
@@ -85,10 +87,13 @@ def _relocate(source: Path, target: Path, touched: dict[Path, None]) -> bool:
         if not is_there(source):
             return False
         _make_folder(target.parent)
-        return _relocate(source, target, touched)
+        return _relocate(source, target, touched, reserve)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        if not is_there(source):  # said of another file system even then
+            return is_there(target)
+        require_room(target.parent, reserve + source.stat().st_size)
         _copy_over(source, target)
     return True
 
@@ -105,6 +110,8 @@ def _make_folder(folder: Path) -> None:
 
 def _copy_over(source: Path, target: Path) -> None:
     """Move a file to another file system: it is there, for good, before it goes here."""
+    for halfway in target.parent.glob(f".{glob.escape(target.name)}.*.copy"):
+        halfway.unlink(missing_ok=True)  # of a process that was killed
     # A name of its own: another thread may be about the same file, and both come to the same end.
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.copy")
     try:

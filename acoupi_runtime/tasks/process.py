@@ -18,7 +18,7 @@ from uuid import UUID
 from acoupi_runtime.configuration import ProcessingConfig
 from acoupi_runtime.disk import is_there
 from acoupi_runtime.errors import StoreError
-from acoupi_runtime.store import Claim, Order, Outcome, State, Store
+from acoupi_runtime.store import Claim, Move, Order, Outcome, State, Store
 from acoupi_runtime.tasks.files import follow
 from acoupi_runtime.tasks.pipeline import Pipeline, quarantine_path
 
@@ -37,11 +37,14 @@ BUDGET = 15.0
 class Processing:
     """Knows the parts of the program, and works on what waits."""
 
-    def __init__(self, store: Store, pipeline: Pipeline, config: ProcessingConfig, recordings: Path) -> None:
+    def __init__(
+        self, store: Store, pipeline: Pipeline, config: ProcessingConfig, recordings: Path, reserve: float
+    ) -> None:
         self._store = store
         self._pipeline = pipeline
         self._config = config
         self._recordings = recordings
+        self._reserve = reserve
         self._draining = Lock()
         self._behind = False
         self._last_reason = ""
@@ -116,7 +119,7 @@ class Processing:
         except Exception as error:  # noqa: BLE001 - a value that no row can hold, of a model or a filter
             self._finish_each(claims, outcomes, error)
             return
-        follow(moves, durable=False)  # the rescan moves what cannot follow now, and sees that all of it lasts
+        self._follow(moves)
 
     def _finish_each(self, claims: Sequence[Claim], outcomes: Sequence[Outcome], error: Exception) -> None:
         """Find the outcome that cannot be stored: it is a failure of its own recording, and not of those beside it."""
@@ -126,7 +129,11 @@ class Processing:
             if len(outcomes) > 1:
                 self._finish((claim,), (outcome,))
             elif (instead := self._failed(claim, error)) is not None:
-                follow(self._store.finish((instead,), ()), durable=False)
+                self._follow(self._store.finish((instead,), ()))
+
+    def _follow(self, moves: Sequence[Move]) -> None:
+        # The rescan moves what cannot follow now, and sees that all of it lasts.
+        follow(moves, durable=False, reserve=self._reserve)
 
     def _decide(self, claim: Claim) -> Outcome | None:
         """What becomes of a recording, or None if it is tried again later.

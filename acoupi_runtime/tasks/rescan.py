@@ -36,11 +36,12 @@ _STEP = 1.0
 class Rescan:
     """Knows where recordings are, and compares that with the store."""
 
-    def __init__(self, store: Store, spool: Path, recordings: Path, clock: Clock) -> None:
+    def __init__(self, store: Store, spool: Path, recordings: Path, clock: Clock, reserve: float) -> None:
         self._store = store
         self._spool = spool
         self._recordings = recordings
         self._clock = clock
+        self._reserve = reserve
         self._offset = wall_offset(clock)
         self._no_recordings: set[Path] = set()
         """Files in the spool, or filed, that nobody can make anything of."""
@@ -70,7 +71,7 @@ class Rescan:
             OSError: If some cannot, such as on a card that has become read-only; the others have.
         """
         while moves := self._store.moves(_BATCH):
-            followed = follow(moves)
+            followed = follow(moves, reserve=self._reserve)
             self._store.settled(followed.done, followed.lost)
             if followed.error is not None:
                 raise followed.error

@@ -96,6 +96,7 @@ class Work:
         self._messaging = messaging or MessagingConfig()
         self._clock = clock or SystemClock()
         self._recordings = expand(config.paths.recordings)
+        self._reserve = config.retention.reserve * 1e6
         self.troubles: dict[str, str] = {}
         self._opening, self._loading = Lock(), Lock()
         self._opened: _Desk | None = None
@@ -108,7 +109,7 @@ class Work:
                 store = Store.open(expand(self._config.paths.db_metadata), self._clock)
                 self._opened = _Desk(
                     store,
-                    Rescan(store, spool_dir(self._config), self._recordings, self._clock),
+                    Rescan(store, spool_dir(self._config), self._recordings, self._clock, self._reserve),
                     Sending(store, self._pipeline.messengers, self._messaging, self._clock),
                     Retention(store, self._config.retention, self._recordings, self._clock, self._home.full_file),
                 )
@@ -125,7 +126,9 @@ class Work:
         self.load_model()
         with self._opening:
             if self._listening is None:
-                self._listening = Processing(store, self._pipeline, self._config.processing, self._recordings)
+                self._listening = Processing(
+                    store, self._pipeline, self._config.processing, self._recordings, self._reserve
+                )
             return self._listening
 
     def load_model(self) -> None:
