@@ -63,6 +63,7 @@ class Device:
         self.restarts = dict.fromkeys(UNITS, 0)
         self.home = Home(card.path / "home")
         self.recordings, self.store = card.path / "recordings", card.path / "store.db"
+        self.spool = self.recordings / ".spool"
         self._run, self._boot = folder / "run", folder / "boot_id"
         self.home.root.mkdir()
         self.home.run_dir.symlink_to(self._run)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -48,6 +49,7 @@ CALLS = {
 }
 """By fault: the calls at which it can happen. A process may be killed at any."""
 FAULTS = (*CALLS, "kill")
+MEMORY = Path("/dev/shm")
 PATIENCE = 120.0
 """Seconds after which a process counts as hanging."""
 _BLOCK = 8192
@@ -76,8 +78,9 @@ class Bench:
 
     def __init__(self, name: str, folder: Path, url: str, stored: dict[str, bytes]) -> None:
         self.name, self._life = name, LIVES[name]
-        self._folder, self._stored = folder, stored
-        self._place = Place(folder / "sensor", url, self._life.max_size)
+        self._stored = stored
+        memory = MEMORY / f"injection-{os.getpid()}" if self._life.in_memory else None
+        self._place = Place(folder / "sensor", url, self._life.max_size, memory)
         self._trace = folder / "trace"
         folder.mkdir()
         self._source = _samples(calls(self._place.microphone, 11, RATE, 1))
@@ -88,7 +91,11 @@ class Bench:
         self._seen = dict(self._ledger.seen)
         self._sent = dict(stored)
         self._gates = Gates(PROCESSES, self._life.thread)
-        self._place.folder.rename(folder / "before")
+        self._folders = {self._place.folder: folder / "before"}
+        if memory is not None:
+            self._folders[memory] = folder / "before in memory"
+        for lived, before in self._folders.items():
+            shutil.move(lived, before)
 
     def round(self, fault: str, call: str, number: int) -> Round:
         """Live once, with a fault at the n-th call."""
@@ -113,13 +120,19 @@ class Bench:
         lines = self._trace.read_text(errors="replace").splitlines()
         return Counter(line.partition("(")[0].split()[-1] for line in lines if line[:1].islower() and "(" in line)
 
+    def close(self) -> None:
+        """Leave nothing in memory."""
+        for lived in self._folders:
+            shutil.rmtree(lived, ignore_errors=True)
+
     def said(self) -> str:
         """What the processes of the last round said."""
         return self._place.errors.read_text() if self._place.errors.exists() else ""
 
     def _restore(self) -> None:
-        shutil.rmtree(self._place.folder, ignore_errors=True)
-        shutil.copytree(self._folder / "before", self._place.folder)
+        for lived, before in self._folders.items():
+            shutil.rmtree(lived, ignore_errors=True)
+            shutil.copytree(before, lived)
         self._place.errors.unlink(missing_ok=True)
         self._ledger.seen = dict(self._seen)
         self._stored.clear()
@@ -184,7 +197,7 @@ class Bench:
             wrong.append(f"{verdict.completed} recordings, counted as {counted}")
         given_up = {name: verdict.counters.get(name, 0) for name in ("quarantined", "missing")}
         wrong += [f"{name}: {number}" for name, number in given_up.items() if number]
-        left = [path.name for path in self._place.recordings.rglob("*.wav") if path.parent == self._place.spool]
+        left = [path.name for path in self._place.spool.glob("*.wav")]
         wrong += [f"not filed: {name}" for name in left]
         return wrong + (self._out_of_order(killed=killed) if self._life.records else [])
 
@@ -273,12 +286,19 @@ class Hall:
             self._benches[life] = Bench(life, folder, receiver.url, receiver.stored)
         return self._benches[life]
 
+    def close(self) -> None:
+        """End what runs and stands beside the folder."""
+        for bench in self._benches.values():
+            bench.close()
+        self._receivers.close()
+
 
 _halls: list[Hall] = []
 
 
 def _open_hall(folder: Path) -> None:
     _halls.append(Hall(folder))
+    multiprocessing.util.Finalize(None, _halls[0].close, exitpriority=1)
 
 
 def _walk(life: str, fault: str, call: str, first: int, every: int) -> Walk:

@@ -36,6 +36,9 @@ class Sensor(Protocol):
     def recordings(self) -> Path: ...
 
     @property
+    def spool(self) -> Path: ...
+
+    @property
     def store(self) -> Path: ...
 
     @property
@@ -107,7 +110,7 @@ class Ledger:
                     self._note(identity, path)
 
     def _files(self) -> Iterator[tuple[UUID, Path]]:
-        spool = self._sensor.recordings / ".spool"
+        spool = self._sensor.spool
         # The spool last: what is filed meanwhile is met twice, and never missed twice.
         for path in (*self._sensor.recordings.glob("2*/*/*/*.wav"), *spool.glob("*.wav"), *self._quarantined()):
             yield UUID(path.stem.rpartition("_")[2]), path
@@ -155,8 +158,9 @@ class Ledger:
                 verdict.deleted += 1
             else:
                 verdict.lost.append(f"{identity} {state}")
-        verdict.unfinished += [path.name for path in self._sensor.recordings.rglob("*.part")]
-        verdict.broken = sum(1 for _ in self._sensor.recordings.rglob("*.broken"))
+        verdict.unfinished += [path.name for path in self._sensor.spool.glob("*.part")]
+        verdict.unfinished += [path.name for path in self._sensor.recordings.rglob("*.copy")]
+        verdict.broken = sum(1 for _ in self._sensor.spool.glob("*.broken"))
         self._judge_messages(verdict, received)
         return verdict
 

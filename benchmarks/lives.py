@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+from acoupi_runtime.audio.paths import spool_dir
 from acoupi_runtime.audio.recorder import Recorder
 from acoupi_runtime.audio.state import read_state
 from acoupi_runtime.configuration import DeploymentConfig
@@ -59,6 +60,8 @@ class Place:
     url: str
     max_size: float | None = None
     """Bytes that recordings may take."""
+    memory: Path | None = None
+    """A folder in memory for recordings that are not filed yet."""
 
     @property
     def home(self) -> Home:
@@ -70,7 +73,7 @@ class Place:
 
     @property
     def spool(self) -> Path:
-        return self.recordings / ".spool"
+        return spool_dir(self.config)
 
     @property
     def store(self) -> Path:
@@ -97,7 +100,11 @@ class Place:
                     "schedule_start": "00:00:00",
                     "schedule_end": "00:00:00",
                 },
-                "paths": {"recordings": str(self.recordings), "db_metadata": str(self.store)},
+                "paths": {
+                    "recordings": str(self.recordings),
+                    "db_metadata": str(self.store),
+                    "tmp_audio": None if self.memory is None else str(self.memory),
+                },
                 "retention": {"max_size": None if self.max_size is None else self.max_size / 1e9},
                 "messaging": {"http": {"base_url": self.url, "timeout": 20}},
             }
@@ -275,6 +282,7 @@ class Life:
     run: Callable[[Place, Watch], bool]
     after: Callable[[Place], bool]
     max_size: float | None = None
+    in_memory: bool = False
     thread: str = "MainThread"
     records: bool = False
 
@@ -294,6 +302,7 @@ LIVES = {
     "processing": Life(two_that_wait, work_off, _later),
     "beginning": Life(no_store, work_off, _later),
     "rebuilding": Life(a_corrupt_store, work_off, _later),
+    "copying": Life(two_that_wait, work_off, _later, in_memory=True),
     "making room": Life(too_many, work_off, _later, max_size=3.5 * SIZE),
 }
 

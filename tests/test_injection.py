@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ def test_whichever_system_call_fails_or_is_the_last_nothing_is_lost(
         if os.environ.get("CI") == "true":
             pytest.fail(f"this must not be skipped with CI=true: {reason}")
         pytest.skip(reason)
-    bench = Bench(life, tmp_path / "bench", receiver.url, receiver.stored)
     hit = 0
-    for fault, call, number in random.Random(life).sample(points(bench.calls()), ROUNDS):
-        made = bench.round(fault, call, number)
-        assert not made.wrong, f"{fault} at {call} {number}\n{bench.said()}"
-        hit += made.hit
+    with closing(Bench(life, tmp_path / "bench", receiver.url, receiver.stored)) as bench:
+        for fault, call, number in random.Random(life).sample(points(bench.calls()), ROUNDS):
+            made = bench.round(fault, call, number)
+            assert not made.wrong, f"{fault} at {call} {number}\n{bench.said()}"
+            hit += made.hit
     assert hit > ROUNDS / 2, "calls are not made to fail"
