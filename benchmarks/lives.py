@@ -47,7 +47,7 @@ HEALING = 2
 """Times that all tasks are run once more: what one fault holds up is done after the pauses that it causes."""
 _HOUR = 3600.0
 LEFT_TO_ITSELF = 1
-"""Exit code of a life that raised what its worker would have logged, or ended for."""
+"""Exit code of a life that raised what a worker logs, or ends for, to be started again."""
 UNCLEAR = 3
 """Exit code of a life in which something else was raised than an error of ours or the disk's, or a thread died."""
 
@@ -319,7 +319,7 @@ def live(name: str, place: Place, watch: Watch | None) -> NoReturn:
     try:
         good = life.after(place) if watch is None else life.run(place, watch)
         code = 0 if good else LEFT_TO_ITSELF
-    except (AcoupiError, OSError):
+    except (AcoupiError, OSError, ImportError):
         traceback.print_exc()
         code = LEFT_TO_ITSELF
     except Exception:  # noqa: BLE001 - whatever it is, the exit code says so
