@@ -1,6 +1,6 @@
 """injection: the n-th system call fails, for n = 1, 2, 3, ... until a life ends without a fault. Is anything lost?
 
-    python -m benchmarks.injection [--life processing ...] [--fault EIO ...] [--call fsync ...] [--from N] [--every 1]
+    python -m benchmarks.injection [--life processing ...] [--fault EIO ...] [--call fsync ...] [--first 1] [--every 1]
 
 As SQLite is tested, but from outside the process: strace attaches to a sensor's process (`lives`) before it begins, and
 makes one call of it fail (EIO, ENOSPC, EINTR), or be the last one that it makes (kill -9, at every call of any kind).
@@ -74,7 +74,14 @@ class Round:
 
 
 class Bench:
-    """Where one kind of life is lived again and again, each time from the same beginning."""
+    """Where one kind of life is lived again and again, each time from the same beginning.
+
+    Args:
+        name: Which of `LIVES`.
+        folder: A new one.
+        url: A receiver's.
+        stored: What that has received.
+    """
 
     def __init__(self, name: str, folder: Path, url: str, stored: dict[str, bytes]) -> None:
         self.name, self._life = name, LIVES[name]
@@ -140,7 +147,7 @@ class Bench:
 
     def _disturbed(self, fault: str, call: str, number: int) -> tuple[bool, int | None]:
         gates = self._gates
-        gates.close()
+        gates.shut()
         process = PROCESSES.Process(target=live, args=(self.name, self._place, gates))
         process.start()
         try:
@@ -235,7 +242,13 @@ def _samples(path: Path) -> np.ndarray:
 
 @dataclass
 class Walk:
-    """All n of one kind of call and one fault, in one kind of life."""
+    """All n of one kind of call and one fault, in one kind of life.
+
+    Attributes:
+        faults: How many there were.
+        raised: How many of them something was said of, or a process ended by itself for.
+        wrong: Those that broke a promise, with what the process said.
+    """
 
     life: str
     fault: str
@@ -311,7 +324,7 @@ def _kinds(life: str) -> list[tuple[str, str]]:
 
 def table(walks: Sequence[Walk]) -> str:
     """What was tried, by life and fault."""
-    lines = ["| life | fault | kinds of calls | faults | of them: said, or ended with | a promise broken |"]
+    lines = ["| life | fault | kinds of calls | faults | of them: said | a promise broken |"]
     lines.append("|---|---|---|---|---|---|")
     for life in LIVES:
         for fault in FAULTS:

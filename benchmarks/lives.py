@@ -157,8 +157,8 @@ class Gates(Watch):
         self._arrived.release()
         self._open.acquire()
 
-    def close(self) -> None:
-        """Forget what a process that was killed has left."""
+    def shut(self) -> None:
+        """Be as before anybody came: a process that was killed has left something."""
         for each in (self._arrived, self._open):
             while each.acquire(block=False):
                 pass
@@ -314,7 +314,6 @@ def live(name: str, place: Place, watch: Watch | None) -> NoReturn:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     logging.basicConfig(level=logging.WARNING, force=True, format="%(message)s")
     threading.excepthook = _thread_died
-
     code = UNCLEAR
     try:
         good = life.after(place) if watch is None else life.run(place, watch)

@@ -16,7 +16,7 @@ from benchmarks.injection import Bench, points, why_not
 from benchmarks.lives import LIVES
 from tests.receiver import Receiver
 
-ROUNDS = 24
+ROUNDS = 16
 
 
 @pytest.mark.timeout(600)
