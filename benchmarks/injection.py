@@ -204,6 +204,8 @@ class Bench:
             wrong.append(f"{verdict.completed} recordings, counted as {counted}")
         given_up = {name: verdict.counters.get(name, 0) for name in ("quarantined", "missing")}
         wrong += [f"{name}: {number}" for name, number in given_up.items() if number]
+        if verdict.counters.get("store_rebuilt", 0) != self._life.rebuilds:
+            wrong.append("the store was rebuilt" if not self._life.rebuilds else "the store was not rebuilt, once")
         left = [path.name for path in self._place.spool.glob("*.wav")]
         wrong += [f"not filed: {name}" for name in left]
         return wrong + (self._out_of_order(killed=killed) if self._life.records else [])

@@ -276,6 +276,7 @@ class Life:
         run: Lives it; whether nothing was raised.
         after: Lived after a kill, undisturbed: whatever was held up is done then.
         records: Whether recordings come about in it.
+        rebuilds: How often the store is to be rebuilt in it.
     """
 
     prepare: Callable[[Place], None]
@@ -285,6 +286,7 @@ class Life:
     in_memory: bool = False
     thread: str = "MainThread"
     records: bool = False
+    rebuilds: int = 0
 
 
 def _later(place: Place) -> bool:
@@ -301,7 +303,7 @@ LIVES = {
     "storing": Life(nothing, listen, _listen_again, thread="filing", records=True),
     "processing": Life(two_that_wait, work_off, _later),
     "beginning": Life(no_store, work_off, _later),
-    "rebuilding": Life(a_corrupt_store, work_off, _later),
+    "rebuilding": Life(a_corrupt_store, work_off, _later, rebuilds=1),
     "copying": Life(two_that_wait, work_off, _later, in_memory=True),
     "making room": Life(too_many, work_off, _later, max_size=3.5 * SIZE),
 }

@@ -191,16 +191,19 @@ def test_a_disk_that_fills_up_while_a_file_is_written_costs_nothing_if_it_does_n
 
 def test_a_disk_that_is_full_for_a_moment_before_the_end_costs_nothing(tmp_path: Path, small_disk: Path) -> None:
     config = configured(
-        small_disk, recording=FULL, retention={"reserve": 16}, paths={"tmp_audio": str(small_disk / "s")}
+        small_disk,
+        recording=FULL | {"buffer": 2},  # it looks twice a second then, and tries again after a second
+        retention={"reserve": 16},
+        paths={"tmp_audio": str(small_disk / "s")},
     )
     clock, filler = SimulatedClock(), small_disk / "filler"
-    clock.at(15.2, lambda: fill_up(filler))
-    clock.at(19.5, filler.unlink)
-    run = simulate(tmp_path, config, 19.6, clock=clock, source=Card(clock))
+    clock.at(18.2, lambda: fill_up(filler))
+    clock.at(18.8, filler.unlink)
+    run = simulate(tmp_path, config, 18.9, clock=clock, source=Card(clock))
     check_files(run.kept)
     assert any(state.state == "paused" for state in run.states)
     assert breaks(joined(run.kept)) == 0
-    assert len(joined(run.kept)) > 19.2 * 48_000
+    assert len(joined(run.kept)) > 18.7 * 48_000
 
 
 def test_a_read_only_disk_is_noticed_said_and_survived(tmp_path: Path, small_disk: Path) -> None:

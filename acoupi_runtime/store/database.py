@@ -200,22 +200,26 @@ class Database:
     def _prepare(self) -> None:
         if is_there(self._wal) and self._wal.stat().st_size:
             self._unclean.touch(mode=0o640)  # nobody has it open, and the last one did not close it
-        try:
-            with contextlib.closing(self._connect()) as connection:
-                sound = not is_there(self._suspect) or _is_sound(connection)
-                if sound:
-                    self._refuse_foreign(connection)
-                    self._migrate(connection)
-        except sqlite3.DatabaseError as error:
-            if not _says_corrupt(error):
-                raise
-            sound = False
-        if not sound:
+        # Twice: what could not be read once may look corrupt to SQLite.
+        if not self._is_usable() and not self._is_usable():
             self._move_aside()
             with contextlib.closing(self._connect()) as connection:
                 self._migrate(connection)
-                connection.execute("INSERT INTO counter VALUES ('store_rebuilt', 1)")
         self._suspect.unlink(missing_ok=True)
+
+    def _is_usable(self) -> bool:
+        """Whether the file is sound, as far as that is in doubt, and of this version now."""
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                if is_there(self._suspect) and not _is_sound(connection):
+                    return False
+                self._refuse_foreign(connection)
+                self._migrate(connection)
+        except sqlite3.DatabaseError as error:
+            if not _says_corrupt(error):
+                raise
+            return False
+        return True
 
     def _refuse_foreign(self, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
@@ -233,8 +237,12 @@ class Database:
             # page that it touches, for a row of a hundred bytes: small ones spare the card two thirds of that.
             connection.executescript("PRAGMA page_size=1024; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;")
             os.chmod(self.path, 0o640)  # noqa: PTH101 - a Path would say the same; SQLite made the file with the umask
+        # In the place of one that was moved aside, also where that was done by who did not live to make this one.
+        rebuilt = version == 0 and bool(self._aside())
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             mark = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={number}"
+            if rebuilt and number == len(MIGRATIONS):
+                mark = f"INSERT INTO counter VALUES ('store_rebuilt', 1); {mark}"
             connection.executescript(f"BEGIN IMMEDIATE; {script}; {mark}; COMMIT;")
 
     def _move_aside(self) -> None:

@@ -134,6 +134,13 @@ CHANGES: tuple[Change, ...] = (
     Change(
         52,
         f"{STORE}/database.py",
+        "        if not self._is_usable() and not self._is_usable():",
+        "        if not self._is_usable():",
+        "tests/test_store.py::test_a_store_that_could_not_be_opened_once_is_opened_the_next_time",
+    ),
+    Change(
+        52,
+        f"{STORE}/database.py",
         "                self._close_idle()\n",
         "                pass\n",
         "tests/test_store.py::test_a_connection_at_which_something_failed_is_not_used_again",
