@@ -242,7 +242,7 @@ class Database:
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             mark = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={number}"
             if rebuilt and number == len(MIGRATIONS):
-                mark = f"INSERT INTO counter VALUES ('store_rebuilt', 1); {mark}"
+                mark = f"INSERT INTO counter VALUES ('store_rebuilt', 1); {mark}"  # noqa: S608 - numbers of ours
             connection.executescript(f"BEGIN IMMEDIATE; {script}; {mark}; COMMIT;")
 
     def _move_aside(self) -> None:
